@@ -1,0 +1,1 @@
+"""The vocabulary that methods are written in."""

@@ -1,0 +1,181 @@
+"""Fingerprints of code: which of our modules a consumer really imports, and a hash that comments do not change."""
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.core.errors import WorkError
+from pipeline.core.files import sha256_bytes, sha256_file
+
+__all__ = ["SourceTree", "fingerprint", "syntax_hash"]
+
+_SKIPPED_FIELDS = {"kind", "type_comment"}  # u"" prefixes and comments: no meaning at run time
+
+
+class SourceTree:
+    """The import graph of a few packages, read from their syntax; nothing is imported or run.
+
+    Imports inside functions count; those under ``if TYPE_CHECKING:`` do not, and neither does what is imported
+    by name at run time (`importlib.import_module`): a registry stays one module, and whoever asks names the member.
+    """
+
+    def __init__(self, root: Path, packages: tuple[str, ...] = ("pipeline", "stages")) -> None:
+        """`packages` are folders under `root`."""
+        self.root = root
+        self.packages = packages
+
+    @cached_property
+    def modules(self) -> dict[str, Path]:
+        """Every module's dotted name and file."""
+        found: dict[str, Path] = {}
+        for package in self.packages:
+            for path in sorted((self.root / package).rglob("*.py")):
+                parts = path.relative_to(self.root).with_suffix("").parts
+                found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+        return found
+
+    def closure(self, roots: Iterable[str]) -> tuple[str, ...]:
+        """The modules that importing `roots` brings in, the packages above each of them included, sorted.
+
+        Raises:
+            WorkError: a root is not a module of ours, or a file does not parse.
+        """
+        seen: set[str] = set()
+        todo = list(roots)
+        while todo:
+            module = todo.pop()
+            if module in seen:
+                continue
+            if module not in self.modules:
+                raise WorkError(f"{module}: no such module under {', '.join(self.packages)} in {self.root}")
+            seen.add(module)
+            todo.extend(self._above(module))
+            todo.extend(self._imports(module))
+        return tuple(sorted(seen))
+
+    def hashes(self, modules: Iterable[str]) -> dict[str, str]:
+        """For each module its `syntax_hash`; for each data file of their packages (a template, say) its sha256."""
+        found: dict[str, str] = {}
+        for module in modules:
+            path = self.modules[module]
+            found[module] = syntax_hash(_parse(path))
+            if path.name == "__init__.py":
+                found |= {str(file.relative_to(self.root)): sha256_file(file) for file in _package_data(path.parent)}
+        return found
+
+    def _above(self, module: str) -> Iterator[str]:
+        """The packages whose `__init__` runs before the module does."""
+        parts = module.split(".")
+        for end in range(1, len(parts)):
+            if (name := ".".join(parts[:end])) in self.modules:
+                yield name
+
+    def _imports(self, module: str) -> Iterator[str]:
+        path = self.modules[module]
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        for node in _run_time_nodes(_parse(path)):
+            for name in _imported_names(node, package):
+                # `from a.b import c` names a module or something in one: the longest name that is a file counts.
+                while name and name not in self.modules:
+                    name = name.rpartition(".")[0]
+                if name:
+                    yield name
+
+
+def syntax_hash(tree: ast.AST) -> str:
+    """sha256 of a syntax tree without docstrings, comments, formatting and positions.
+
+    Empty fields are left out, so that the fields which newer Python versions add do not change the hash.
+    """
+    digest = hashlib.sha256()
+    for piece in _tokens(tree):
+        digest.update(piece.encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def fingerprint(hashes: dict[str, str]) -> str:
+    """One sha256 over the names and hashes that `SourceTree.hashes` gives."""
+    return sha256_bytes("".join(f"{name} {value}\n" for name, value in sorted(hashes.items())).encode())
+
+
+def _tokens(value: object) -> Iterator[str]:
+    if isinstance(value, ast.Constant):
+        yield f"{type(value.value).__name__} {value.value!r}"
+    elif isinstance(value, ast.AST):
+        yield f"({type(value).__name__}"
+        for name, field in ast.iter_fields(value):
+            content = _without_docstring(value, field) if name == "body" else field
+            if content is None or content == [] or name in _SKIPPED_FIELDS:
+                continue
+            yield f".{name}"
+            yield from _tokens(content)
+        yield ")"
+    elif isinstance(value, list):
+        yield "["
+        for item in value:  # pyright: ignore[reportUnknownVariableType]
+            yield from _tokens(item)  # pyright: ignore[reportUnknownArgumentType]
+        yield "]"
+    else:
+        yield repr(value)
+
+
+def _without_docstring(node: ast.AST, body: object) -> object:
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        match node.body:
+            case [ast.Expr(value=ast.Constant(value=str())), *rest]:
+                return rest
+            case _:
+                return node.body
+    return body
+
+
+def _run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node except those that only a type checker sees."""
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        if isinstance(node, ast.If) and _is_type_checking(node.test):
+            todo.extend(node.orelse)
+        else:
+            todo.extend(ast.iter_child_nodes(node))
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    match test:
+        case ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING"):
+            return True
+        case _:
+            return False
+
+
+def _imported_names(node: ast.AST, package: str) -> Iterator[str]:
+    """Dotted names an import statement asks for; relative ones are resolved against `package`."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*above, *([node.module] if node.module else [])])
+        yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _package_data(folder: Path) -> Iterator[Path]:
+    """Files that are no code, down to the next package."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            if path.name != "__pycache__" and not (path / "__init__.py").exists():
+                yield from _package_data(path)
+        elif path.suffix not in {".py", ".pyc", ".pyi"} and not path.name.startswith("."):
+            yield path
+
+
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise WorkError(f"{path}: line {error.lineno}: {error.msg}; correct the file, then run again") from error

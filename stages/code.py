@@ -1,0 +1,100 @@
+"""Stage `code`: one small file per consumer of code, which changes when, and only when, code that it imports changes.
+
+DVC tracks files, not imports. Every other stage depends on its own file below `data/code` and on no source file, so a
+new architecture or a new method reruns nothing but its own stages. A file lists one hash over all, then each module
+with the hash of its syntax; comments, formatting and docstrings do not count.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from pipeline import nets
+from pipeline.core.code import SourceTree, fingerprint
+from pipeline.core.errors import run_or_exit
+from pipeline.core.files import canonical_json, sha256_bytes, write_atomic
+from stages.settings import DATA, Settings
+
+__all__ = ["CODE", "code_of", "consumers", "content", "main", "write"]
+
+CODE = DATA / "code"
+_DATASETS = "pipeline.datasets"
+
+
+def consumers(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Every consumer's file name below `data/code`, and the modules it starts from, registries resolved.
+
+    Raises:
+        ParamsError: a name in `matrix` has no block, or a block that needs an architecture has none.
+    """
+    teacher = tuple(sorted(set(_architectures(settings.mapping("teacher")))))
+    found = {"teacher": ("stages.teacher", *teacher), "report": ("stages.report", *teacher)}
+    for name in (*settings.slice("matrix.methods"), *settings.slice("matrix.references")):
+        proxies = sorted(set(_architectures(settings.mapping(f"methods.{name}"))))
+        found[f"methods/{name}"] = ("stages.synthesize", f"pipeline.methods.{name}", *proxies, *teacher)
+    for name in settings.slice("matrix.students"):
+        student = nets.module_of(settings.slice(f"students.{name}.arch"))
+        labels = settings.mapping(f"students.{name}").get("labels", settings.slice("distill.labels"))
+        found[f"students/{name}"] = ("stages.distill", student, *(teacher if labels == "live" else ()))
+        found[f"evaluate/{name}"] = ("stages.evaluate", student, *teacher)
+    return found
+
+
+def content(tree: SourceTree, roots: tuple[str, ...], settings: Settings) -> str:
+    """What a consumer's file says: one hash over all, then a line for each part.
+
+    A method that reads real data depends on which data; dvc.yaml cannot say so for one method alone, so the `data`
+    block counts as a part of such a method. The other consumers of real data have it in their `params`.
+    """
+    modules = tree.closure(roots)
+    hashes = tree.hashes(modules)
+    if roots[0] == "stages.synthesize" and _DATASETS in modules:
+        hashes["params.yaml: data"] = sha256_bytes(canonical_json(settings.mapping("data")))
+    lines = [f"{value}  {name}\n" for name, value in sorted(hashes.items())]
+    return "".join([f"{fingerprint(hashes)}\n", *lines])
+
+
+def write(tree: SourceTree, settings: Settings, folder: Path) -> None:
+    """Write every consumer's file; files of consumers that are gone disappear.
+
+    Raises:
+        PipelineError: a name in `matrix` that does not exist, or source code that does not parse.
+    """
+    texts = {name: content(tree, roots, settings) for name, roots in consumers(settings).items()}
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, text in texts.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text.encode())
+
+
+def code_of(consumer: str) -> str:
+    """The hash in a consumer's file, for work directories: state that other code left behind is never taken up."""
+    path = CODE / consumer
+    return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else ""
+
+
+def main() -> None:
+    """`python -m stages.code`."""
+    write(SourceTree(Path()), Settings.read(), CODE)
+
+
+def _architectures(block: dict[str, Any]) -> Iterator[str]:
+    """The modules of every architecture that a block names, at any depth."""
+    match block:
+        case {"source": "torchvision" | "timm" as source, "name": str(name)}:
+            yield nets.module_of(f"{source}:{name}")
+        case {"source": "python", "path": str(path), "callable": str(function)}:
+            yield nets.module_of(f"python:{path}:{function}")
+        case _:
+            pass
+    for key, value in block.items():
+        if key == "arch" and isinstance(value, str):
+            yield nets.module_of(value)
+        elif isinstance(value, dict):
+            yield from _architectures(cast(dict[str, Any], value))
+
+
+if __name__ == "__main__":
+    run_or_exit(main)

@@ -107,7 +107,7 @@ def _tokens(value: object) -> Iterator[str]:
     elif isinstance(value, ast.AST):
         yield f"({type(value).__name__}"
         for name, field in ast.iter_fields(value):
-            content = _without_docstring(value, field) if name == "body" else field
+            content = _normal(value, field)
             if content is None or content == [] or name in _SKIPPED_FIELDS:
                 continue
             yield f".{name}"
@@ -122,14 +122,33 @@ def _tokens(value: object) -> Iterator[str]:
         yield repr(value)
 
 
-def _without_docstring(node: ast.AST, body: object) -> object:
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        match node.body:
-            case [ast.Expr(value=ast.Constant(value=str())), *rest]:
-                return rest
-            case _:
-                return node.body
-    return body
+def _normal(node: ast.AST, field: object) -> object:
+    """A field as every Python version writes it, docstrings taken off."""
+    match node, field:
+        case (
+            ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef(),
+            [ast.Expr(value=ast.Constant(value=str())), *rest],
+        ):
+            return rest
+        case ast.JoinedStr(values=values), _:
+            return list(_merged(values))
+        case _:
+            return field
+
+
+def _merged(values: list[ast.expr]) -> Iterator[ast.expr]:
+    """The parts of an f-string; some versions of Python cut its text into several pieces, some of them empty."""
+    text = ""
+    for value in values:
+        if isinstance(value, ast.Constant):
+            text += str(value.value)
+            continue
+        if text:
+            yield ast.Constant(text)
+        text = ""
+        yield value
+    if text:
+        yield ast.Constant(text)
 
 
 def _run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:

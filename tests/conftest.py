@@ -1,0 +1,26 @@
+"""What every test may lean on."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Small networks gain nothing from threads, and tests may share a machine.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def project_root() -> Path:
+    """The checkout that is being tested."""
+    return ROOT
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the caller's settings leaks into a test."""
+    for name in ("AFTERIMAGE_FAULT", "AFTERIMAGE_WORK_DIR", "AFTERIMAGE_WORKERS"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,96 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.core.checkpoint import Checkpoint
+from pipeline.core.errors import WorkError
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second) and first.dtype == second.dtype
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(same(a, b) for a, b in zip(first, second, strict=True))
+    return bool(first == second) and type(first) is type(second)
+
+
+def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    state = {
+        "epoch": 3,
+        "rate": 0.1,
+        "name": "x",
+        "none": None,
+        "flag": True,
+        "empty": torch.empty(0, 3),
+        "nested": {"list": [torch.arange(3), {"half": torch.ones(2, 2, dtype=torch.float16)}], 7: "integer key"},
+        "strided": torch.arange(6).view(2, 3).t(),
+    }
+    Checkpoint(tmp_path / "c").save(state)
+    assert same(Checkpoint(tmp_path / "c").load(), state)
+
+
+def test_two_names_for_one_tensor_become_two_tensors(tmp_path: Path) -> None:
+    shared = torch.ones(3)
+    Checkpoint(tmp_path / "c").save({"a": shared, "b": shared, "view": shared[:2]})
+    loaded = Checkpoint(tmp_path / "c").load()
+    assert loaded is not None
+    loaded["a"].zero_()
+    assert loaded["b"].tolist() == [1, 1, 1]
+    assert loaded["view"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+def test_an_optimiser_goes_on_exactly_where_it_stopped(tmp_path: Path, kind: Any) -> None:
+    def train(net: nn.Module, optimiser: Any, steps: int) -> None:
+        for step in range(steps):
+            optimiser.zero_grad()
+            net(torch.full((2, 3), 0.1 * (step + 1))).square().sum().backward()
+            optimiser.step()
+
+    def fresh() -> tuple[nn.Module, Any]:
+        net = nn.Linear(3, 2)
+        nn.init.constant_(net.weight, 0.3)
+        nn.init.constant_(net.bias, 0.1)
+        return net, kind(net.parameters(), lr=0.05)
+
+    net, optimiser = fresh()
+    train(net, optimiser, 3)
+    Checkpoint(tmp_path / "c").save({"net": net.state_dict(), "optimiser": optimiser.state_dict()})
+    train(net, optimiser, 3)
+
+    other, other_optimiser = fresh()
+    state = Checkpoint(tmp_path / "c").load()
+    assert state is not None
+    other.load_state_dict(state["net"])
+    other_optimiser.load_state_dict(state["optimiser"])
+    train(other, other_optimiser, 3)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+def test_there_is_nothing_before_the_first_save_and_after_clear(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "c")
+    assert checkpoint.load() is None
+    checkpoint.save({"a": 1})
+    checkpoint.clear()
+    checkpoint.clear()
+    assert checkpoint.load() is None
+
+
+@pytest.mark.parametrize("keep", [0, 4, 40, 90])
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "c"
+    Checkpoint(path).save({"a": torch.ones(50)})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(WorkError, match=r"damaged checkpoint .*delete it to start this training anew"):
+        Checkpoint(path).load()
+
+
+def test_what_cannot_be_stored_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="cannot hold set"):
+        Checkpoint(tmp_path / "c").save({"a": {1, 2}})
+    assert not (tmp_path / "c").exists()

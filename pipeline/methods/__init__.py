@@ -1,7 +1,7 @@
 """Synthesis methods, one file each; the file's name is the registry.
 
 A method is a frozen `Block` whose fields are its params block. `fit` looks at the teacher and returns a source;
-the source draws batches. A method never sees counts, shards, encodings or normalisation.
+the source draws batches. A method never sees counts, shard sizes, encodings or normalisation.
 """
 
 import importlib
@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.errors import ParamsError
+from pipeline.core.params import Block
 from pipeline.teacher.model import Teacher
 
 __all__ = ["Batch", "Method", "Source", "load", "names"]
@@ -27,10 +28,17 @@ class Batch(NamedTuple):
 
 
 class Source(Protocol):
-    """What a fitted method draws from. Pure: the same rng gives the same batch, and shards are independent."""
+    """What a fitted method draws from. Pure: the same arguments give the same batch, and shards are independent."""
 
-    def draw(self, count: int, rng: torch.Generator) -> Batch:
-        """Make `count` images with their targets."""
+    def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:
+        """Make the images of one shard.
+
+        Args:
+            count: how many; the same for every shard of a dataset.
+            rng: the shard's own random numbers.
+            index: the shard's number, 0, 1, 2 ... for training shards and -1, -2 ... for held-out ones. Only a
+                source that hands out a finite stock (real images, generator snapshots) needs it.
+        """
         ...
 
 
@@ -39,6 +47,7 @@ class Method(Protocol):
 
     data_free: bool  # class attribute; False only for references that read real data
     soft_targets: bool  # class attribute; True where the steered-to distribution is worth storing beside the image
+    reads: tuple[str, ...]  # class attribute; top-level params blocks that become fields beside the method's own
 
     def fit(self, teacher: Teacher, rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Source:
         """Prepare a source for this teacher; long fits resume from `checkpoint`."""
@@ -50,12 +59,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
-def load(name: str) -> type[Method]:
-    """The method class of a file in this folder.
+def load(name: str) -> type[Block]:
+    """The method class of a file in this folder: a `Block` that follows the `Method` protocol.
 
     Raises:
         ParamsError: there is no such file.
     """
     if name not in names():
         raise ParamsError(f"methods.{name}: no such method; there are {', '.join(names())}")
-    return cast(type[Method], importlib.import_module(f"{__name__}.{name}").Method)
+    return cast(type[Block], importlib.import_module(f"{__name__}.{name}").Method)

@@ -1,0 +1,201 @@
+"""The dataset's README.md: front matter that dataset hubs read, then what a person needs to know. No time, no host."""
+
+import json
+
+from pipeline.shards.schema import Manifest
+
+__all__ = ["card"]
+
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+_LARGEST = "10M<n<100M"
+
+_MEANINGS = {
+    "png": "the image, uint8",
+    "npy": "the image, channels first, in [0, 1]",
+    "logits.npy": "the teacher's raw outputs for the stored image, before any softmax or temperature",
+    "target.npy": "the class distribution that the image was steered towards while it was made; it sums to 1",
+    "cls": "a class number: the largest entry of what the image was steered towards",
+}
+_REAL_CLS = "a class number: the true label"
+
+_MADE = """They were made with the teacher's weights at hand and nothing else; no real image was used."""
+_TAKEN = """**This dataset is a reference, not data-free: its images are real training images** that went through
+the same writer, so that synthetic datasets can be compared with it."""
+_PRIVACY = """Images that are inverted from a model can reveal what the model was trained on: a face, a rare sample, a
+watermark. Treat this dataset with the care that the teacher's training data asks for, and respect the licences of
+both. It is meant for training and studying other models, not as a picture of the world."""
+_PRIVACY_REAL = """The images are the real training data itself; its licence and its privacy rules apply unchanged."""
+
+_TEMPLATE = """---
+license: other
+pretty_name: {title}
+task_categories:
+- image-classification
+size_categories:
+- {size}
+tags:
+- webdataset
+- synthetic
+- knowledge-distillation
+{data_free_tag}- afterimage
+configs:
+- config_name: default
+  data_files:
+{splits}
+---
+
+# {heading}
+
+{samples} images of {height}x{width} pixels for {k} classes, labelled by a teacher network. {made}
+
+![The first images of each class](preview.png)
+
+## How it was made
+
+Method `{method}`, seed {seed}, with these parameters:
+
+```json
+{params}
+```
+
+| teacher | |
+| --- | --- |
+{teacher}
+
+The stored label is the teacher's first choice in {agreement} of the training samples.
+
+## What a sample holds
+
+WebDataset tar files, {counts}. Each sample has
+
+| member | type | shape | meaning |
+| --- | --- | --- | --- |
+{fields}
+
+Images are not normalised; the teacher's mean and standard deviation above are part of the teacher. `manifest.json`
+lists every shard with its sha256.
+
+| class | name | training samples |
+| --- | --- | --- |
+{classes}
+
+## How to load it
+
+With afterimage, every byte checked against the manifest:
+
+```python
+from pathlib import Path
+from pipeline.shards.reader import Dataset
+
+samples = Dataset.open(Path(".")).load("train")
+```
+
+With webdataset:
+
+```python
+import webdataset
+
+dataset = webdataset.WebDataset("{pattern}", shardshuffle=False)
+dataset = dataset.decode({decode}).to_tuple("{image}", "logits.npy", "cls")
+```
+
+With datasets:
+
+```python
+from datasets import load_dataset
+
+dataset = load_dataset("webdataset", data_files={{"train": "train-*.tar"}}, split="train")
+```
+
+## Privacy and licence
+
+{privacy}
+
+`license: other` above is a placeholder: choose a licence that the teacher and its training data allow before you
+share this dataset.
+"""
+
+
+def card(manifest: Manifest) -> str:
+    """The card of a dataset, a function of its manifest alone."""
+    teacher = manifest.teacher
+    counts = _counts(manifest)
+    total = sum(counts.values())
+    heading = f"{manifest.method} from {_code_free(teacher.arch)}"
+    shards = len(manifest.entries("train"))
+    image = manifest.encoding
+    return _TEMPLATE.format(
+        title=json.dumps(heading),
+        size=next((name for bound, name in _SIZES if total < bound), _LARGEST),
+        data_free_tag="- data-free\n" if manifest.data_free else "",
+        splits="\n".join(f"  - split: {split}\n    path: {split}-*.tar" for split in counts),
+        heading=heading,
+        samples=f"{total:,}",
+        height=teacher.size,
+        width=teacher.size,
+        k=len(teacher.classes),
+        made=_MADE if manifest.data_free else _TAKEN,
+        method=manifest.method,
+        seed=manifest.seed,
+        params=json.dumps(manifest.method_params, indent=2, sort_keys=True),
+        teacher=_teacher_rows(manifest),
+        agreement=f"{manifest.teacher_agreement:.2%}",
+        counts=" and ".join(f"{number:,} samples in `{split}`" for split, number in counts.items()),
+        fields=_field_rows(manifest),
+        classes=_class_rows(manifest),
+        pattern=f"train-{{00000..{shards - 1:05d}}}.tar",
+        decode='"rgb8"' if image == "png" else "",
+        image=image,
+        privacy=_PRIVACY if manifest.data_free else _PRIVACY_REAL,
+    )
+
+
+def _counts(manifest: Manifest) -> dict[str, int]:
+    """Samples per split, train first; splits without shards are left out."""
+    counts = {"train": manifest.samples.train, "holdout": manifest.samples.holdout}
+    return {split: count for split, count in counts.items() if count}
+
+
+def _teacher_rows(manifest: Manifest) -> str:
+    teacher = manifest.teacher
+    rows = {
+        "architecture": f"`{_code_free(teacher.arch)}`",
+        "input": f"{teacher.channels} x {teacher.size} x {teacher.size}",
+        "classes": str(len(teacher.classes)),
+        "mean": _numbers(teacher.mean),
+        "standard deviation": _numbers(teacher.std),
+        "sha256 of the weights": f"`{teacher.sha256}`",
+    }
+    return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _field_rows(manifest: Manifest) -> str:
+    meanings = _MEANINGS | ({} if manifest.data_free else {"cls": _REAL_CLS})
+    return "\n".join(
+        f"| `.{name}` | {field.dtype} | {_shape(field.shape)} | {meanings[name]} |"
+        for name, field in sorted(manifest.fields.items())
+    )
+
+
+def _class_rows(manifest: Manifest) -> str:
+    rows = zip(manifest.teacher.classes, manifest.class_histogram, strict=True)
+    return "\n".join(f"| {number} | {_cell(name)} | {count:,} |" for number, (name, count) in enumerate(rows))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "one number"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its table cell and is shown as it is."""
+    for character in "\\`*_[]<>|":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
+
+
+def _code_free(text: str) -> str:
+    return " ".join(text.replace("`", "'").split())

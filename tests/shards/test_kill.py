@@ -1,0 +1,162 @@
+"""kill -9 and power cuts: at any moment a reader sees all or nothing, and the next run ends with the same bytes."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+from pipeline.shards.reader import Dataset
+from producing import SHARD, make, tree
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch", "PIL.Image", "pipeline.methods", "pipeline.shards.publish"])
+COUNT = 3 * SHARD
+POINTS = (
+    "write:opened", "write:written", "write:synced", "write:replaced",
+    "shard:drawn", "shard:stored", "shard:committed",
+    "publish:begun", "publish:linked", "publish:manifest", "publish:renamed",
+)  # fmt: skip
+
+
+def start(root: Path, out: Path, fault: str = "", pause: float = 0.0) -> BaseProcess:
+    process = CONTEXT.Process(target=child, args=(root, out, fault, pause))
+    process.start()
+    return process
+
+
+def child(root: Path, out: Path, fault: str, pause: float) -> None:
+    if fault:
+        os.environ["AFTERIMAGE_FAULT"] = fault
+    make(root, out, count=COUNT, pause=pause)
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The dataset of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("golden")
+    make(folder / "work", folder / "out", count=COUNT)
+    return tree(folder / "out")
+
+
+def assert_all_or_nothing(out: Path, golden: dict[str, bytes]) -> None:
+    if out.exists():
+        assert tree(out) == golden
+        assert len(Dataset.open(out).load("train").cls) == COUNT
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_power_cut_at_every_passage_of_a_point_leaves_nothing_half_done(
+    tmp_path: Path, golden: dict[str, bytes], point: str
+):
+    for passage in range(1, 100):
+        folder = tmp_path / str(passage)
+        process = start(folder / "work", folder / "out", fault=f"{point}:{passage}")
+        process.join()
+        assert_all_or_nothing(folder / "out", golden)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == 137
+        make(folder / "work", folder / "out", count=COUNT)
+        assert tree(folder / "out") == golden
+        assert [path.name for path in folder.iterdir() if path.name not in {"work", "out"}] == []
+        assert list(folder.rglob("*.tmp")) == []
+    assert passage > 1, "the point was never passed"
+
+
+def disturb(work: Path, chance: random.Random) -> None:
+    """Delete, cut or flip something in the work directory, as failing disks and tidy people do."""
+    files = sorted(path for path in work.rglob("*") if path.is_file())
+    if not files or chance.random() < 0.5:
+        return
+    victim = chance.choice(files)
+    content = bytearray(victim.read_bytes())
+    action = chance.choice(["delete", "cut", "flip"])
+    if action == "delete" or not content:
+        victim.unlink()
+        return
+    if action == "flip":
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    else:
+        del content[chance.randrange(len(content)) :]
+    # A new file, since the old one may be shared with a published dataset, which damage in the work directory
+    # must not be made to reach by the test itself.
+    victim.unlink()
+    victim.write_bytes(bytes(content))
+
+
+def kill_many(folder: Path, golden: dict[str, bytes], kills: int, seed: int) -> None:
+    chance = random.Random(seed)
+    begin = time.perf_counter()
+    process = start(folder / "first-work", folder / "first-out", pause=0.02)
+    process.join()
+    usual = time.perf_counter() - begin
+    assert process.exitcode == 0
+
+    killed = completed = 0
+    while killed < kills:
+        root, out = folder / f"work-{completed}", folder / f"out-{completed}"
+        process = start(root, out, pause=0.02)
+        process.join(chance.uniform(0, 1.1 * usual))
+        process.kill()
+        process.join()
+        assert_all_or_nothing(out, golden)
+        assert process.exitcode in {0, -signal.SIGKILL}
+        killed += process.exitcode != 0
+        if process.exitcode == 0 or out.exists():
+            assert tree(out) == golden
+            completed += 1
+        else:
+            disturb(root, chance)
+    make(root, out, count=COUNT)
+    assert tree(out) == golden
+
+
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path, golden: dict[str, bytes]):
+    kill_many(tmp_path, golden, kills=20, seed=1)
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_at_random_moments_change_nothing(tmp_path: Path, golden: dict[str, bytes]):
+    kill_many(tmp_path, golden, kills=200, seed=2)
+
+
+def children(pid: int) -> list[int]:
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds child processes through /proc")
+def test_when_the_parent_of_a_pool_is_killed_its_workers_go_and_the_next_run_goes_on(
+    tmp_path: Path, golden: dict[str, bytes]
+):
+    root, out = tmp_path / "work", tmp_path / "out"
+    script = Path(__file__).with_name("producing.py")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    parent = subprocess.Popen([sys.executable, script, root, out, str(COUNT), "2", "0.5"], env=environment)
+    deadline = time.monotonic() + 120
+    while not list(root.rglob("train-*.json")):
+        assert time.monotonic() < deadline
+        assert parent.poll() is None
+        time.sleep(0.02)
+    family = children(parent.pid)
+    assert len(family) >= 2
+    parent.kill()
+    parent.wait()
+    assert not out.exists()
+    while any(alive(pid) for pid in family):
+        assert time.monotonic() < deadline, "orphaned workers"
+        time.sleep(0.02)
+    make(root, out, count=COUNT)
+    assert tree(out) == golden

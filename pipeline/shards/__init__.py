@@ -1,0 +1,1 @@
+"""The dataset format: WebDataset tars under a manifest, written deterministically, read strictly and verified."""

@@ -1,0 +1,176 @@
+"""Reading a dataset: strict, verified, and quick. Every shard's sha256 is checked before its first sample, every run."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+
+from pipeline.core.errors import ShardError
+from pipeline.core.files import sha256_bytes
+from pipeline.shards.general import read_general
+from pipeline.shards.limits import LIMITS, Limits
+from pipeline.shards.opening import read_whole
+from pipeline.shards.regular import ShardShape, read_regular
+from pipeline.shards.schema import MANIFEST, Manifest, ShardEntry, Split, parse_manifest
+from pipeline.shards.values import Arrays, Samples, Tally, check_values, to_samples
+
+__all__ = ["Dataset", "Samples", "decode_shard"]
+
+
+class Dataset:
+    """A folder with a manifest and the shards it names. Nothing in the folder is ever imported or executed."""
+
+    def __init__(self, folder: Path, manifest: Manifest, sha256: str, limits: Limits) -> None:
+        """Use `Dataset.open`."""
+        self.folder = folder
+        self.manifest = manifest
+        self.sha256 = sha256  # of manifest.json's bytes: compare it with the sender's to know whose dataset this is
+        self._limits = limits
+
+    @classmethod
+    def open(cls, folder: Path, limits: Limits = LIMITS) -> Self:
+        """Verify the manifest and that exactly its shards lie in the folder, with the right sizes.
+
+        Args:
+            folder: the dataset.
+            limits: caps on what it may ask for.
+
+        Raises:
+            ShardError: missing, damaged, edited or hostile; shards missing or too many. Names the file.
+        """
+        content = bytes(read_whole(folder, MANIFEST, limits.manifest_bytes))
+        manifest = parse_manifest(content, str(folder / MANIFEST), limits)
+        _check_budget(folder, manifest, limits)
+        _check_files(folder, manifest)
+        return cls(folder, manifest, sha256_bytes(content), limits)
+
+    def count(self, split: Split) -> int:
+        """How many samples a split has."""
+        return self.manifest.samples.train if split == "train" else self.manifest.samples.holdout
+
+    def decoded_bytes(self, split: Split) -> int:
+        """How much memory `load` needs for this split's samples."""
+        return self.count(split) * _sample_bytes(self.manifest)
+
+    def read(self, entry: ShardEntry) -> Samples:
+        """Verify and decode one of the manifest's shards.
+
+        Raises:
+            ShardError: its bytes are not those of the manifest, or not what they must be; names file and member.
+        """
+        path = self.folder / entry.name
+        content = read_whole(self.folder, entry.name, self._limits.shard_bytes, exactly=entry.bytes)
+        if sha256_bytes(content) != entry.sha256:  # pyright: ignore[reportArgumentType]
+            raise ShardError(f"{path}: damaged: sha256 differs from the manifest's; fetch or make the dataset again")
+        shape = ShardShape(entry.split, entry.index, entry.samples, self.manifest.fields)
+        return to_samples(decode_shard(content, shape, str(path)))
+
+    def shards(self, split: Split) -> Iterator[Samples]:
+        """Read a split shard by shard, in order; at the end its counts must be those of the manifest.
+
+        Raises:
+            ShardError: see `read`; or class histogram or teacher agreement differ from the manifest.
+        """
+        tally = Tally(len(self.manifest.teacher.classes))
+        for entry in self.manifest.entries(split):
+            samples = self.read(entry)
+            tally.add(samples.logits, samples.cls)
+            yield samples
+        if split == "train":
+            self._check_tally(tally)
+
+    def load(self, split: Split) -> Samples:
+        """Read a whole split into memory; empty tensors when it has no samples.
+
+        Raises:
+            ShardError: see `shards`.
+        """
+        whole = _empty(self.manifest, self.count(split))
+        start = 0
+        for part in self.shards(split):
+            stop = start + len(part.cls)
+            for target, source in zip(whole, part, strict=True):
+                if target is not None and source is not None:
+                    target[start:stop] = source
+            start = stop
+        return whole
+
+    def verify(self) -> None:
+        """Read everything once and keep nothing.
+
+        Raises:
+            ShardError: the first thing that is wrong.
+        """
+        for split in ("train", "holdout"):
+            for _ in self.shards(split):
+                pass
+
+    def _check_tally(self, tally: Tally) -> None:
+        name = self.folder / MANIFEST
+        if tuple(tally.histogram) != self.manifest.class_histogram:
+            raise ShardError(f"{name}: class_histogram differs from the labels in the shards")
+        if tally.agreement != self.manifest.teacher_agreement:
+            raise ShardError(
+                f"{name}: teacher_agreement is {self.manifest.teacher_agreement}, the shards say {tally.agreement}"
+            )
+
+
+def decode_shard(content: bytes | bytearray, shape: ShardShape, where: str) -> Arrays:
+    """Decode a shard's bytes: all at once when our encoder wrote them, else member by member.
+
+    Args:
+        content: the whole file; its sha256 is the caller's business.
+        shape: what it must hold.
+        where: the file, for messages.
+
+    Raises:
+        ShardError: names the file and the member.
+    """
+    arrays = read_regular(content, shape)
+    if arrays is None:
+        arrays = read_general(content, shape, where)
+    check_values(arrays, shape.keys, where)
+    return arrays
+
+
+def _empty(manifest: Manifest, count: int) -> Samples:
+    teacher, classes = manifest.teacher, len(manifest.teacher.classes)
+    dtype = torch.uint8 if manifest.encoding == "png" else torch.float16
+    return Samples(
+        images=torch.empty(count, teacher.channels, teacher.size, teacher.size, dtype=dtype),
+        logits=torch.empty(count, classes),
+        cls=torch.empty(count, dtype=torch.int64),
+        targets=torch.empty(count, classes) if manifest.soft_targets else None,
+    )
+
+
+def _sample_bytes(manifest: Manifest) -> int:
+    return sum(np.dtype(spec.dtype).itemsize * int(np.prod(spec.shape)) for spec in manifest.fields.values())
+
+
+def _check_budget(folder: Path, manifest: Manifest, limits: Limits) -> None:
+    """Refuse a shard that would need more memory than any sane one, before it is read."""
+    for entry in manifest.shards:
+        decoded = entry.samples * _sample_bytes(manifest)
+        if decoded > limits.decoded_bytes or entry.bytes > limits.shard_bytes or entry.samples > limits.shard_samples:
+            raise ShardError(
+                f"{folder / entry.name}: {entry.samples} samples, {entry.bytes} bytes, {decoded} bytes decoded; "
+                f"at most {limits.shard_samples}, {limits.shard_bytes}, {limits.decoded_bytes} are read"
+            )
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    """Exactly the manifest's shards must be there; other files (a card, a preview) are nobody's business."""
+    expected = {entry.name: entry.bytes for entry in manifest.shards}
+    with os.scandir(folder) as files:
+        found = {file.name: file.stat(follow_symlinks=False).st_size for file in files if ".tar" in file.name.lower()}
+    for name in sorted(expected):
+        if name not in found:
+            raise ShardError(f"{folder / name}: missing, the manifest names it; fetch or make the dataset again")
+    stale = sorted(name for name in found if name not in expected and name.lower().endswith(".tar"))
+    if stale:
+        shown = stale[0].encode("ascii", "backslashreplace").decode()
+        raise ShardError(f"{folder / shown}: not in the manifest (a leftover of another dataset?); remove it")

@@ -1,0 +1,246 @@
+"""manifest.json: what a dataset is, and the sha256 of every shard. Any edit of it is an error."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
+
+from pipeline.core.errors import ShardError
+from pipeline.core.files import canonical_json, sha256_bytes
+from pipeline.core.params import Block
+from pipeline.shards.limits import LIMITS, Limits
+from pipeline.shards.opening import read_whole
+from pipeline.shards.strictjson import parse_object
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "Encoding",
+    "FieldSpec",
+    "Manifest",
+    "ShardEntry",
+    "Split",
+    "TeacherCard",
+    "Totals",
+    "fields_of",
+    "manifest_bytes",
+    "parse_manifest",
+    "read_manifest",
+    "shard_name",
+]
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+Split = Literal["train", "holdout"]
+Encoding = Literal["png", "npy"]
+
+_PNG_CHANNELS = (1, 3)
+_DIGEST = "digest"
+
+
+def _lists(value: Any) -> Any:
+    """Tuples to lists, as JSON has them, so that a manifest equals itself after a round trip."""
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in cast(dict[Any, Any], value).items()}
+    return [_lists(item) for item in cast(list[Any], value)] if isinstance(value, (list, tuple)) else value
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("expected printable characters only")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=300), BeforeValidator(_printable)]
+Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+Plain = Annotated[dict[str, JsonValue], BeforeValidator(_lists)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class TeacherCard(Block):
+    """Which network labelled the samples, and how a consumer must normalise for it."""
+
+    arch: Text
+    sha256: Sha256  # of its weights
+    classes: Annotated[tuple[Text, ...], Field(min_length=2, max_length=LIMITS.classes)]
+    channels: Annotated[int, Field(ge=1, le=LIMITS.channels)]
+    size: Annotated[int, Field(ge=1, le=LIMITS.size)]  # height and width in pixels
+    mean: tuple[float, ...]  # per channel, in [0, 1] units
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _one_per_channel(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError("mean and std need one number per channel")
+        return self
+
+
+class FieldSpec(Block):
+    """What one member of every sample decodes to."""
+
+    dtype: Literal["uint8", "float16", "float32", "int64"]
+    shape: tuple[int, ...]  # without the sample axis; () is a single number
+
+
+class ShardEntry(Block):
+    """One shard file."""
+
+    name: Annotated[str, Field(pattern=r"\A(train|holdout)-[0-9]{5}\.tar\z")]
+    split: Split
+    samples: Annotated[int, Field(ge=1, le=LIMITS.shard_samples)]
+    bytes: Annotated[int, Field(ge=1, le=LIMITS.shard_bytes)]
+    sha256: Sha256
+
+    @property
+    def index(self) -> int:
+        """The shard's number within its split."""
+        return int(self.name[-9:-4])
+
+    @model_validator(mode="after")
+    def _name_fits_split(self) -> Self:
+        if not self.name.startswith(f"{self.split}-"):
+            raise ValueError(f"{self.name} is listed under split {self.split}")
+        return self
+
+
+class Totals(Block):
+    """Samples per split."""
+
+    train: Annotated[int, Field(ge=1, le=2**53)]
+    holdout: Count
+
+
+class Manifest(Block):
+    """The whole description of a dataset: no time, no host, nothing that differs between two equal runs."""
+
+    format_version: int
+    method: Annotated[str, Field(pattern=r"\A[a-z][a-z0-9_]{0,63}\z")]
+    method_params: Plain  # the method's validated block
+    data_free: bool
+    teacher: TeacherCard
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)]
+    encoding: Encoding
+    fields: dict[str, FieldSpec]  # as `fields_of` gives them
+    shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1, max_length=LIMITS.shards)]  # indices from 0 per split
+    samples: Totals
+    class_histogram: tuple[Count, ...]  # train samples per class, by stored `cls`
+    teacher_agreement: Annotated[float, Field(ge=0, le=1)]  # train: share with argmax(logits) == cls
+
+    @property
+    def soft_targets(self) -> bool:
+        """Whether each sample carries the distribution it was steered towards."""
+        return "target.npy" in self.fields
+
+    def entries(self, split: Split) -> tuple[ShardEntry, ...]:
+        """The shards of a split, in their order."""
+        return tuple(sorted((entry for entry in self.shards if entry.split == split), key=lambda entry: entry.index))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for check in _CHECKS:
+            problem = check(self)
+            if problem:
+                raise ValueError(problem)
+        return self
+
+
+def fields_of(encoding: Encoding, channels: int, size: int, classes: int, soft_targets: bool) -> dict[str, FieldSpec]:
+    """The members of every sample, by extension, with what they decode to."""
+    image = FieldSpec(dtype="uint8" if encoding == "png" else "float16", shape=(channels, size, size))
+    row = FieldSpec(dtype="float32", shape=(classes,))
+    fields = {"cls": FieldSpec(dtype="int64", shape=()), "logits.npy": row, encoding: image}
+    return fields | ({"target.npy": row} if soft_targets else {})
+
+
+def shard_name(split: Split, index: int) -> str:
+    """A shard's file name, such as ``train-00000.tar``."""
+    return f"{split}-{index:05d}.tar"
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The one file content that stands for this manifest; its `digest` is the sha256 of everything else."""
+    content = manifest.model_dump()
+    return canonical_json(content | {_DIGEST: sha256_bytes(canonical_json(content))})
+
+
+def read_manifest(folder: Path, limits: Limits = LIMITS) -> Manifest:
+    """Read and verify a dataset's manifest.
+
+    Raises:
+        ShardError: missing, damaged, edited or hostile; the message names the file.
+    """
+    return parse_manifest(bytes(read_whole(folder, MANIFEST, limits.manifest_bytes)), str(folder / MANIFEST), limits)
+
+
+def parse_manifest(content: bytes, name: str, limits: Limits = LIMITS) -> Manifest:
+    """Verify a manifest's bytes: strict JSON, every field in order, the digest right, and no byte otherwise.
+
+    Raises:
+        ShardError: anything else; the message starts with `name`.
+    """
+    tree = parse_object(content, name, limits)
+    version = tree.get("format_version")
+    if version != FORMAT_VERSION or isinstance(version, (bool, float)):
+        raise ShardError(f"{name}: format_version {str(version)[:20]!r}, this program reads {FORMAT_VERSION}")
+    digest = tree.pop(_DIGEST, None)
+    try:
+        # Through JSON: strict models take lists for tuples only from there.
+        manifest = Manifest.model_validate_json(canonical_json(tree))
+        expected = manifest_bytes(manifest)
+    except ValidationError as error:
+        raise ShardError(f"{name}: {_first(error)}") from None
+    except ValueError as error:  # text that has no UTF-8 form
+        raise ShardError(f"{name}: {error}") from None
+    if expected != content:
+        where = "its digest" if digest is not None else "no digest"
+        raise ShardError(f"{name}: edited or damaged ({where} does not fit the content); fetch it again")
+    return manifest
+
+
+def _first(error: ValidationError) -> str:
+    item = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, item["loc"]))
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return " ".join(f"{where[:120]!r}: {item['msg'][:200]}{more}".split())
+
+
+def _version(manifest: Manifest) -> str | None:
+    return None if manifest.format_version == FORMAT_VERSION else f"format_version must be {FORMAT_VERSION}"
+
+
+def _image(manifest: Manifest) -> str | None:
+    channels = manifest.teacher.channels
+    if manifest.encoding == "png" and channels not in _PNG_CHANNELS:
+        return f"png cannot hold {channels} channels; the encoding must be npy"
+    return None
+
+
+def _fields(manifest: Manifest) -> str | None:
+    teacher = manifest.teacher
+    expected = fields_of(
+        manifest.encoding, teacher.channels, teacher.size, len(teacher.classes), "target.npy" in manifest.fields
+    )
+    return None if manifest.fields == expected else "fields are not those of the encoding and the teacher"
+
+
+def _shards(manifest: Manifest) -> str | None:
+    for split in ("train", "holdout"):
+        entries = [entry for entry in manifest.shards if entry.split == split]
+        if sorted(entry.index for entry in entries) != list(range(len(entries))):
+            return f"the {split} shards are not numbered 0 to {len(entries) - 1}, each once"
+        total = getattr(manifest.samples, split)
+        if sum(entry.samples for entry in entries) != total:
+            return f"samples.{split} is {total}, its shards hold {sum(entry.samples for entry in entries)}"
+    return None
+
+
+def _histogram(manifest: Manifest) -> str | None:
+    counts = manifest.class_histogram
+    if len(counts) != len(manifest.teacher.classes) or sum(counts) != manifest.samples.train:
+        return "class_histogram needs one count per class, summing to samples.train"
+    return None
+
+
+_CHECKS: tuple[Callable[[Manifest], str | None], ...] = (_version, _image, _fields, _shards, _histogram)

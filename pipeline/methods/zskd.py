@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from pipeline.core.checkpoint import Checkpoint
@@ -14,6 +14,7 @@ from pipeline.methods import Batch, Source
 from pipeline.synthesis.descend import Bound, descend
 from pipeline.synthesis.labels import balanced, class_similarity, concentrations, dirichlet_targets
 from pipeline.synthesis.losses import softened_cross_entropy
+from pipeline.synthesis.priors import total_variation
 from pipeline.synthesis.start import Start
 from pipeline.synthesis.views import Views
 from pipeline.teacher.model import Teacher
@@ -30,9 +31,10 @@ class Method(Block):
     effect (there the second normalisation cancels it), every batch starts from fresh noise with a fresh optimiser
     (there from the previous batch's images), and pixels are brought into range per image (there per batch).
 
-    Additions, each off when its parameter says so: random `views` at every step and a coarse `start`. The paper has
-    neither (views with rotation 0, scale [1, 1], translation 0; a uniform start with level and spread 0.5 at full
-    resolution); they turn high-frequency patterns into shapes, which helps students far more than more steps do.
+    Additions, each off when its parameter says so: random `views` at every step, a coarse `start` and a
+    `total_variation` prior. The paper has none of them (views with rotation 0, scale [1, 1], translation 0; a uniform
+    start with level and spread 0.5 at full resolution; weight 0). They turn high-frequency patterns into shapes,
+    which helps students far more than more steps do.
     """
 
     data_free: ClassVar[bool] = True
@@ -44,6 +46,7 @@ class Method(Block):
     temperature: PositiveFloat  # tau
     views: Views  # a new random view of each image at each step
     start: Start
+    total_variation: NonNegativeFloat  # weight of the l1 total variation beside the cross-entropy
     steps: PositiveInt  # Adam steps per image
     learning_rate: PositiveFloat  # in [0, 1] pixel units
     bound: Bound
@@ -80,11 +83,17 @@ class _Impressions:
         method = self.method
         device = self.compute.torch_device()
         targets = targets.to(device)
+
+        def objective(pixels: Tensor) -> Tensor:
+            view = method.views(pixels, rng)
+            losses = softened_cross_entropy(self.teacher(view), targets, method.temperature)
+            if method.total_variation == 0:
+                return losses
+            return losses + method.total_variation * total_variation(pixels)
+
         return descend(
             images.to(device),
-            lambda pixels: softened_cross_entropy(
-                self.teacher(method.views(pixels, rng)), targets, method.temperature
-            ),
+            objective,
             steps=method.steps,
             learning_rate=method.learning_rate,
             bound=method.bound,

@@ -1,0 +1,25 @@
+"""One training loop for teachers and students: recipe, views, sets in memory, `fit`."""
+
+from pipeline.training.augment import Augment, augment
+from pipeline.training.loop import Objective, Row, View, fit
+from pipeline.training.pool import Feed, Pool, order, to_unit
+from pipeline.training.recipe import Recipe, learning_rate, make_optimiser
+from pipeline.training.state import mode, seeded
+
+__all__ = [
+    "Augment",
+    "Feed",
+    "Objective",
+    "Pool",
+    "Recipe",
+    "Row",
+    "View",
+    "augment",
+    "fit",
+    "learning_rate",
+    "make_optimiser",
+    "mode",
+    "order",
+    "seeded",
+    "to_unit",
+]

@@ -1,0 +1,127 @@
+"""Random views of images, drawn per sample and made for a whole batch at once on the images' device."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.core.params import Block
+
+__all__ = ["DRAWS", "Augment", "augment", "view"]
+
+DRAWS = 10  # uniform numbers per image: flip, crop y x, angle, shear, scale, shift y x, cutout y x
+_FLIP, _CROP, _ANGLE, _SHEAR, _SCALE, _SHIFT, _CUTOUT = 0, slice(1, 3), 3, 4, 5, slice(6, 8), slice(8, 10)
+
+_Angle = Annotated[float, Field(ge=0, le=180)]
+
+
+class Augment(Block):
+    """Random views of an image. Every field at its neutral value is an identity that costs nothing."""
+
+    crop: NonNegativeInt  # px of black padding on each side before a crop back to size; 0: off
+    flip: bool  # left-right with probability 1/2
+    rotate: _Angle  # degrees, uniform in +-rotate
+    translate: Annotated[float, Field(ge=0, le=1)]  # fraction of height and of width, uniform in +-translate
+    scale: tuple[PositiveFloat, PositiveFloat]  # uniform in this range; above 1 enlarges
+    shear: Annotated[float, Field(ge=0, lt=90)]  # degrees along x, uniform in +-shear
+    cutout: NonNegativeInt  # px side of a black square inside the image; 0: off
+    fill: Literal["zeros", "border"]  # what rotate, translate, scale and shear bring in from outside
+
+    @property
+    def affine(self) -> bool:
+        """Whether images are resampled, and not merely cropped and flipped."""
+        return self.rotate > 0 or self.translate > 0 or self.shear > 0 or self.scale != (1.0, 1.0)
+
+
+def augment(images: Tensor, block: Augment, rng: torch.Generator) -> Tensor:
+    """Random views of [N, C, H, W] images in [0, 1], one per image; numbers come from a CPU generator."""
+    return view(images, block, torch.rand(len(images), DRAWS, generator=rng).to(images.device))
+
+
+def view(images: Tensor, block: Augment, uniforms: Tensor) -> Tensor:
+    """The views that these numbers stand for, in the order crop, flip, affine, cutout.
+
+    Args:
+        images: [N, C, H, W] float in [0, 1].
+        block: what is allowed.
+        uniforms: [N, `DRAWS`] in [0, 1), on the images' device.
+    """
+    if block.affine:
+        images = _affine(images, block, uniforms)
+    else:
+        images = _crop(images, block.crop, uniforms[:, _CROP])
+        images = _flip(images, uniforms[:, _FLIP]) if block.flip else images
+    return _cutout(images, block.cutout, uniforms[:, _CUTOUT]) if block.cutout else images
+
+
+def _below(uniforms: Tensor, count: Tensor | int) -> Tensor:
+    """Integers 0..count-1; rounding in float32 may reach `count` itself, hence the bound."""
+    return uniforms.mul(count).long().clamp_(max=count - 1)
+
+
+def _crop(images: Tensor, padding: int, uniforms: Tensor) -> Tensor:
+    if padding == 0:
+        return images
+    height, width = images.shape[-2:]
+    windows = functional.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    top, left = _below(uniforms, 2 * padding + 1).unbind(1)
+    return windows[torch.arange(len(images), device=images.device), :, top, left]
+
+
+def _flip(images: Tensor, uniforms: Tensor) -> Tensor:
+    return torch.where((uniforms < 0.5).view(-1, 1, 1, 1), images.flip(3), images)
+
+
+def _cutout(images: Tensor, side: int, uniforms: Tensor) -> Tensor:
+    """A black square per image (DeVries & Taylor 2017); unlike theirs it never leaves the image: its area is exact."""
+    height, width = images.shape[-2:]
+    rows = _span(uniforms[:, 0], side, height)
+    columns = _span(uniforms[:, 1], side, width)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
+def _span(uniforms: Tensor, side: int, length: int) -> Tensor:
+    """[N, length] booleans, true on `side` neighbours."""
+    start = _below(uniforms, max(1, length - side + 1))[:, None]
+    places = torch.arange(length, device=uniforms.device)
+    return (places >= start) & (places < start + side)
+
+
+def _affine(images: Tensor, block: Augment, uniforms: Tensor) -> Tensor:
+    """Crop, flip and affine map in one bilinear resampling; here `fill` also decides what the crop brings in."""
+    shape = list(images.shape)
+    grid = functional.affine_grid(_matrices(block, uniforms, shape[2], shape[3]), shape, align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode=block.fill, align_corners=False)
+
+
+def _matrices(block: Augment, uniforms: Tensor, height: int, width: int) -> Tensor:
+    """[N, 2, 3] maps from a view's coordinates to its image's, both in [-1, 1].
+
+    A view is y = R(angle) S(scale) H(shear) x + shift in pixels, so x = H^-1 S^-1 R^-1 (y - shift); angles turn
+    counter-clockwise as one looks at the image.
+    """
+    signed = uniforms * 2 - 1
+    angle = signed[:, _ANGLE] * math.radians(block.rotate)
+    slope = torch.tan(signed[:, _SHEAR] * math.radians(block.shear))
+    zoom = block.scale[0] + uniforms[:, _SCALE] * (block.scale[1] - block.scale[0])
+    sin, cos = torch.sin(angle) / zoom, torch.cos(angle) / zoom
+    aspect = height / width
+    linear = torch.stack([cos - slope * sin, -(sin + slope * cos) * aspect, sin / aspect, cos], 1).view(-1, 2, 2)
+    shift = signed[:, _SHIFT].flip(1) * (2 * block.translate)
+    offset = -(linear @ shift[:, :, None])
+    matrices = torch.cat([linear, offset], 2)
+    return _crop_and_flip(matrices, block, uniforms, height, width)
+
+
+def _crop_and_flip(matrices: Tensor, block: Augment, uniforms: Tensor, height: int, width: int) -> Tensor:
+    """Follow the map by those of flip and crop, which act on the image before it."""
+    if block.flip:
+        sign = torch.where(uniforms[:, _FLIP] < 0.5, -1.0, 1.0)
+        matrices[:, 0] = matrices[:, 0] * sign[:, None]
+    if block.crop:
+        moved = (_below(uniforms[:, _CROP], 2 * block.crop + 1) - block.crop).flip(1)
+        matrices[:, :, 2] += moved * matrices.new_tensor([2 / width, 2 / height])
+    return matrices

@@ -1,0 +1,75 @@
+"""The recipe of a training: batches, optimiser, learning rate as a pure function of the step."""
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import nn
+
+from pipeline.core.params import Block
+from pipeline.training.augment import Augment
+
+__all__ = ["Recipe", "learning_rate", "make_optimiser"]
+
+_Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Recipe(Block):
+    """How a network is trained. An epoch is `steps_per_epoch` steps, whatever the size of the set."""
+
+    batch: PositiveInt  # images per step
+    epochs: PositiveInt
+    steps_per_epoch: PositiveInt
+    optimiser: Literal["sgd", "adam", "adamw"]
+    learning_rate: PositiveFloat  # the highest of the schedule
+    momentum: Annotated[float, Field(ge=0, lt=1)]  # of sgd; beta1 of adam and adamw
+    weight_decay: NonNegativeFloat
+    schedule: Literal["cosine", "step", "constant"]
+    milestones: tuple[_Fraction, ...]  # of schedule step: fractions of the run
+    decay: Annotated[float, Field(gt=0, le=1)]  # of schedule step: factor at each milestone
+    warmup_epochs: NonNegativeFloat  # linear from 0
+    clip_norm: PositiveFloat | None  # largest L2 norm of the whole gradient; null: no clipping
+    augment: Augment
+    mixup: NonNegativeFloat  # alpha of Beta(alpha, alpha), Zhang et al. (2018); 0: off
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """The learning rate of step 0, 1, ..., `recipe.steps` - 1.
+
+    Warm-up over w steps: learning_rate (step + 1) / w. Then, with t the fraction of the rest that is done:
+    cosine: learning_rate (1 + cos(pi t)) / 2 (Loshchilov & Hutter 2017, eq. 5, one cycle, down to 0);
+    step: learning_rate decay^m, m milestones passed, counted over the whole run; constant: learning_rate.
+    """
+    warmup = recipe.warmup_epochs * recipe.steps_per_epoch
+    if step + 1 < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    match recipe.schedule:
+        case "cosine":
+            done = max(0.0, step - warmup) / max(1.0, recipe.steps - warmup)
+            return recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
+        case "step":
+            passed = sum(step >= milestone * recipe.steps for milestone in recipe.milestones)
+            return recipe.learning_rate * recipe.decay**passed
+        case "constant":
+            return recipe.learning_rate
+
+
+def make_optimiser(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser, in its fused form: one kernel for all parameters, on CPU and CUDA alike."""
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    match recipe.optimiser:
+        case "sgd":
+            return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=True)
+        case "adam":
+            betas = (recipe.momentum, 0.999)
+            return torch.optim.Adam(parameters, lr=rate, betas=betas, weight_decay=decay, fused=True)
+        case "adamw":
+            betas = (recipe.momentum, 0.999)
+            return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=decay, fused=True)

@@ -1,0 +1,178 @@
+"""Measure a student: accuracy on real data where there is any, and how closely it follows the teacher's beliefs."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.core.device import Compute
+from pipeline.core.errors import DataError, TrainingError
+from pipeline.core.images import from_uint8
+from pipeline.core.params import Block
+from pipeline.metrics import Cell, Metrics, class_labels
+from pipeline.training import mode
+
+if TYPE_CHECKING:
+    from pipeline.datasets import Labelled
+    from pipeline.distill import Student
+    from pipeline.shards.reader import Dataset, Samples
+    from pipeline.teacher.model import Teacher
+
+__all__ = ["EvaluateParams", "evaluate"]
+
+_TOP5_FROM = 20  # classes; with fewer, five guesses say little
+_NO_ACCURACY = (
+    "No accuracy can be given: there is no real labelled data. Agreement and KL are measured on held-out synthetic "
+    "images, which tell how well the student follows the teacher there, not how well it would do on real images."
+)
+_NO_TEACHER = "No agreement on the test data: no teacher was given. Agreement and KL are of held-out synthetic images."
+
+
+class EvaluateParams(Block):
+    """The `evaluate` block."""
+
+    batch: Annotated[int, Field(gt=0)]  # images per forward pass
+
+
+def evaluate(
+    student: "Student",
+    teacher: "Teacher | None",
+    test: "Labelled | None",
+    dataset: "Dataset | None",
+    cell: Cell,
+    batch: int,
+    compute: Compute,
+) -> Metrics:
+    """Measure a student in one pass over each set, in float32 whatever the training precision was.
+
+    Args:
+        student: takes [N, C, H, W] images in [0, 1], returns [N, K] logits. Its mode is restored afterwards.
+        teacher: asked for its logits on the test data; without one, no agreement there.
+        test: real labelled images, or None.
+        dataset: the dataset the student was trained on; only its held-out shards are read, with their stored logits.
+        cell: which student this is.
+        batch: images per forward pass.
+        compute: the device to use.
+
+    Raises:
+        DataError: nothing to measure on, or the data does not fit the student.
+        TrainingError: the student's logits are not finite.
+    """
+    student_net, teacher_net = compute.place(student), None if teacher is None else compute.place(teacher)
+    classes, device = len(student.info.classes), compute.torch_device()
+    on_test, on_holdout = _Tally(classes), _Tally(classes)
+    with mode(student, training=False), torch.no_grad():
+        if test is not None:
+            _check(student, tuple(test.images.shape[1:]), len(test.classes), "the test data")
+            for images, labels in zip(test.images.split(batch), test.labels.split(batch), strict=True):
+                pixels = from_uint8(images.to(device))
+                on_test.add(student_net(pixels), None if teacher_net is None else teacher_net(pixels), labels)
+        for samples in () if dataset is None else dataset.shards("holdout"):
+            _check(student, tuple(samples.images.shape[1:]), samples.logits.shape[1], "the synthetic dataset")
+            for images, logits in _batches(samples, batch):
+                on_holdout.add(student_net(images.to(device)), logits.to(device), None)
+    if not on_test.images and not on_holdout.images:
+        raise DataError(
+            f"{cell.name}: nothing to evaluate on: no real test data (`data`) and no held-out images (`shards.holdout`)"
+        )
+    return _metrics(student, cell, on_test, on_holdout)
+
+
+class _Tally:
+    """Sums over the images seen so far; labels and teacher logits are each given always or never."""
+
+    def __init__(self, classes: int) -> None:
+        self.images = self.agreed = 0
+        self.labelled = self.top5_hits = self.teacher_hits = 0
+        self.kl_sum: float | None = None
+        self.class_images = torch.zeros(classes, dtype=torch.int64)
+        self.class_hits = torch.zeros(classes, dtype=torch.int64)
+
+    def add(self, logits: Tensor, teacher_logits: Tensor | None, labels: Tensor | None) -> None:
+        """Add a batch: student logits [N, K], teacher logits [N, K] and true classes [N]."""
+        if not bool(torch.isfinite(logits).all()):
+            raise TrainingError(
+                "the student's logits are not finite: its training diverged; lower distill.learning_rate"
+            )
+        logits = logits.double().cpu()  # sums of many small terms: float64 keeps the last digit
+        self.images += len(logits)
+        if teacher_logits is not None:
+            self._add_teacher(logits, teacher_logits.double().cpu())
+        if labels is not None:
+            self._add_labels(logits, teacher_logits, labels.cpu())
+
+    def _add_teacher(self, logits: Tensor, teacher_logits: Tensor) -> None:
+        self.agreed += int((logits.argmax(1) == teacher_logits.argmax(1)).sum())
+        belief, log_belief = teacher_logits.softmax(1), teacher_logits.log_softmax(1)
+        self.kl_sum = (self.kl_sum or 0.0) + float((belief * (log_belief - logits.log_softmax(1))).sum())
+
+    def _add_labels(self, logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> None:
+        classes = len(self.class_images)
+        hits = logits.argmax(1) == labels
+        self.labelled += len(labels)
+        self.class_images += torch.bincount(labels, minlength=classes)
+        self.class_hits += torch.bincount(labels[hits], minlength=classes)
+        self.top5_hits += int((logits.topk(min(5, classes), 1).indices == labels[:, None]).sum())
+        if teacher_logits is not None:
+            self.teacher_hits += int((teacher_logits.argmax(1).cpu() == labels).sum())
+
+    @property
+    def agreement(self) -> float | None:
+        return None if self.kl_sum is None else self.agreed / self.images
+
+    @property
+    def kl(self) -> float | None:
+        return None if self.kl_sum is None else max(0.0, self.kl_sum / self.images)  # rounding may dip below 0
+
+    def share(self, hits: int) -> float | None:
+        return hits / self.labelled if self.labelled else None
+
+    def per_class(self, classes: tuple[str, ...]) -> dict[str, float | None] | None:
+        if not self.labelled:
+            return None
+        pairs = zip(self.class_hits.tolist(), self.class_images.tolist(), strict=True)
+        shares = (hits / images if images else None for hits, images in pairs)
+        return dict(zip(class_labels(classes), shares, strict=True))
+
+
+def _metrics(student: "Student", cell: Cell, on_test: _Tally, on_holdout: _Tally) -> Metrics:
+    info = student.info
+    main = on_test if on_test.agreement is not None else on_holdout
+    on = "test" if main is on_test else "holdout"
+    note = _NO_ACCURACY if not on_test.labelled else None if on == "test" else _NO_TEACHER
+    return Metrics(
+        cell=cell.name,
+        **cell.model_dump(),
+        arch=info.arch,
+        labels=info.labels,
+        samples=on_test.images or on_holdout.images,
+        accuracy=on_test.share(int(on_test.class_hits.sum())),
+        top5=on_test.share(on_test.top5_hits) if len(info.classes) >= _TOP5_FROM else None,
+        per_class=on_test.per_class(info.classes),
+        agreement=main.agreement,
+        kl_to_teacher=main.kl,
+        agreement_on=None if main.agreement is None else on,
+        holdout_agreement=on_holdout.agreement,
+        holdout_kl=on_holdout.kl,
+        teacher_accuracy=None if on_test.agreement is None else on_test.share(on_test.teacher_hits),
+        parameters=sum(weights.numel() for weights in student.parameters()),
+        note=note,
+    )
+
+
+def _check(student: "Student", shape: tuple[int, ...], classes: int, what: str) -> None:
+    info = student.info
+    wanted = (info.channels, info.size, info.size)
+    if shape != wanted:
+        raise DataError(
+            f"{what} has images of shape {shape}, the student takes {wanted}; set data.size and data.channels to fit"
+        )
+    if classes != len(info.classes):
+        raise DataError(f"{what} has {classes} classes, the student knows {len(info.classes)}")
+
+
+def _batches(samples: "Samples", batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, logits in zip(samples.images.split(batch), samples.logits.split(batch), strict=True):
+        yield from_uint8(images) if images.dtype == torch.uint8 else images.float(), logits

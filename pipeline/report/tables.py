@@ -1,0 +1,46 @@
+"""The numbers for other programs: `summary.json` for `dvc metrics`, `results.csv` for `dvc plots`."""
+
+import csv
+import io
+from typing import Any
+
+from pipeline.metrics import Metrics
+from pipeline.report.material import Material
+from pipeline.report.numbers import Spread
+from pipeline.report.rows import Row
+
+__all__ = ["results_csv", "summary"]
+
+_COLUMNS = ("cell", "method", "student", "seed", "data_free", "accuracy", "agreement", "kl_to_teacher")
+
+
+def summary(material: Material, rows: tuple[Row, ...]) -> dict[str, Any]:
+    """Numbers by method and student, and the teacher's accuracy. Absent ones are left out: `dvc metrics` shows gaps."""
+    table: dict[str, Any] = {
+        "teacher": _present({"accuracy": material.teacher.accuracy}),
+        "missing": len(material.missing),
+    }
+    for row in rows:
+        numbers: dict[str, float | None] = {"n": len(row.cells)}
+        spreads = {"accuracy": row.accuracy, "top5": row.top5, "agreement": row.agreement, "kl": row.kl}
+        for name, spread in spreads.items():
+            numbers |= _mean_and_std(name, spread)
+        table.setdefault(row.method, {})[row.student] = _present(numbers)
+    return table
+
+
+def results_csv(cells: tuple[Metrics, ...]) -> bytes:
+    """One line per cell; an empty field where there is no number."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(cell.model_dump() for cell in cells)
+    return text.getvalue().encode()
+
+
+def _mean_and_std(name: str, spread: Spread | None) -> dict[str, float | None]:
+    return {} if spread is None else {f"{name}_mean": spread.mean, f"{name}_std": spread.std}
+
+
+def _present(numbers: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in numbers.items() if value is not None}

@@ -39,7 +39,7 @@ def decode_npy(payload: memoryview, dtype: str, shape: tuple[int, ...], where: s
     """
     text = npy_text(dtype, shape)
     start = len(MAGIC) + 2
-    if len(payload) < start or payload[: len(MAGIC)] != MAGIC:
+    if len(payload) < start or bytes(payload[: len(MAGIC)]) != MAGIC:
         raise ShardError(f"{where}: not a version 1.0 npy file")
     end = start + int.from_bytes(payload[len(MAGIC) : start], "little")
     found = bytes(payload[start : min(end, start + 1024)])
@@ -77,11 +77,11 @@ def decode_png(payload: memoryview, channels: int, size: int, where: str) -> NDA
 
 def _image_data(payload: memoryview, channels: int, size: int, where: str) -> Iterator[memoryview]:
     """The IDAT chunks of a PNG that is IHDR, IDAT..., IEND and nothing else."""
-    if payload[: len(SIGNATURE)] != SIGNATURE:
+    if bytes(payload[: len(SIGNATURE)]) != SIGNATURE:
         raise ShardError(f"{where}: not a PNG")
     chunks = list(_chunks(payload, where))
     kinds = [kind for kind, _ in chunks]
-    if kinds[:1] != [b"IHDR"] or chunks[0][1] != ihdr(channels, size):
+    if kinds[:1] != [b"IHDR"] or bytes(chunks[0][1][:14]) != ihdr(channels, size):
         raise ShardError(f"{where}: {_describe(chunks)}, expected {size}x{size}, {channels} channel(s) of 8 bit")
     if kinds[-1:] != [b"IEND"] or len(chunks[-1][1]) or len(kinds) < 3 or {*kinds[1:-1]} != {b"IDAT"}:
         names = " ".join(repr(kind)[2:-1] for kind in kinds[:8])

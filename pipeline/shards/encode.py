@@ -1,12 +1,13 @@
 """Samples to the bytes of one shard; the same samples give the same bytes on every machine."""
 
 import io
+from typing import Any, cast
 
 import numpy as np
 import torch
-import webdataset
 from numpy.typing import NDArray
 from torch import Tensor
+from webdataset.writer import TarWriter
 
 from pipeline.core.errors import ShardError
 from pipeline.shards.npy import npy_header
@@ -53,23 +54,26 @@ def encode_shard(
     """
     where = f"{split} shard {index}"
     _check(where, images, logits, targets, cls, encoding)
-    pixels: NDArray[np.uint8 | np.float16] = images.detach().cpu().contiguous().numpy()
-    rows = {"logits.npy": logits, **({} if targets is None else {"target.npy": targets})}
-    arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in rows.items()}
+    pixels = _numpy(images)
+    arrays = {"logits.npy": _numpy(logits)} | ({} if targets is None else {"target.npy": _numpy(targets)})
+    if encoding == "npy":
+        arrays["npy"] = pixels + np.float16(0)  # turns -0.0 into 0.0: one bit pattern per value
     stream = io.BytesIO()
-    with webdataset.TarWriter(stream, user="", group="", mode=MODE, mtime=0, encoder=False) as tar:
-        for number, label in enumerate(cls.tolist()):
-            sample = {name: _npy(array[number]) for name, array in arrays.items()}
-            sample[encoding] = encode_png(pixels[number]) if encoding == "png" else _npy(pixels[number])  # pyright: ignore[reportArgumentType]
-            sample["cls"] = str(label).encode()
-            tar.write({"__key__": key_of(split, index, number), **sample})
+    with TarWriter(stream, user="", group="", mode=MODE, mtime=0, encoder=False) as tar:
+        for number, label in enumerate(cast(list[int], cls.tolist())):
+            sample: dict[str, str | bytes] = {name: _npy(array[number]) for name, array in arrays.items()}
+            if encoding == "png":
+                sample["png"] = encode_png(pixels[number])
+            tar.write(sample | {"__key__": key_of(split, index, number), "cls": str(label).encode()})
     return stream.getvalue()
 
 
-def _npy(array: NDArray[np.generic]) -> bytes:
-    name = array.dtype.name
-    # Adding zero turns -0.0 into 0.0: one bit pattern per value.
-    return npy_header(name, array.shape) + (array + array.dtype.type(0)).astype(array.dtype.newbyteorder("<")).tobytes()
+def _numpy(values: Tensor) -> NDArray[Any]:
+    return values.detach().cpu().contiguous().numpy()
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    return npy_header(array.dtype.name, array.shape) + array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _check(where: str, images: Tensor, logits: Tensor, targets: Tensor | None, cls: Tensor, encoding: Encoding) -> None:
@@ -77,7 +81,8 @@ def _check(where: str, images: Tensor, logits: Tensor, targets: Tensor | None, c
     count = len(images)
     if images.ndim != 4 or images.shape[2] != images.shape[3] or images.dtype != _DTYPES[encoding] or count == 0:
         raise ShardError(
-            f"{where}: images are {images.dtype} {list(images.shape)}, expected {_DTYPES[encoding]} [N, C, S, S] for {encoding}"
+            f"{where}: images are {images.dtype} {list(images.shape)}, "
+            f"expected {_DTYPES[encoding]} [N, C, S, S] for {encoding}"
         )
     if encoding == "png" and images.shape[1] not in COLOUR_TYPES:
         raise ShardError(f"{where}: png holds 1 or 3 channels, not {images.shape[1]}; set shards.encoding to npy")

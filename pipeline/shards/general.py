@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.core.errors import ShardError
 from pipeline.shards.decode import decode_cls, decode_npy, decode_png
@@ -24,15 +25,16 @@ def read_general(content: bytes | bytearray, shape: ShardShape, where: str) -> A
     Raises:
         ShardError: names the file and the first member that is not as it must be.
     """
-    parts: dict[str, list[Any]] = {name: [] for name in shape.fields}
+    arrays: dict[str, NDArray[Any]] = {
+        name: np.empty((shape.samples, *spec.shape), spec.dtype) for name, spec in shape.fields.items()
+    }
     for number, sample in enumerate(samples(content, where, shape.fields.keys(), shape.samples)):
         key = f"{shape.keys}{number:05d}"
         if sample.key != key:
             raise ShardError(f"{where}: sample {sample.key}: expected {key} here")
-        for name, values in parts.items():
-            values.append(_decode(sample, name, shape, where))
-    arrays = {name: np.array(values) for name, values in parts.items()}
-    return Arrays(arrays[shape.image], arrays["logits.npy"], arrays["cls"].astype(np.int64), arrays.get("target.npy"))
+        for name, array in arrays.items():
+            array[number] = _decode(sample, name, shape, where)
+    return Arrays(arrays[shape.image], arrays["logits.npy"], arrays["cls"], arrays.get("target.npy"))
 
 
 def _decode(sample: RawSample, name: str, shape: ShardShape, where: str) -> Any:

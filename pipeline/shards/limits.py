@@ -11,12 +11,12 @@ class Limits:
 
     manifest_bytes: int = 16 << 20
     json_depth: int = 32
-    json_nodes: int = 1_000_000  # values of every kind in the manifest
+    json_nodes: int = 700_000  # values of every kind in the manifest
     json_number: int = 32  # characters of one number
     shards: int = 100_000
     shard_samples: int = 100_000
-    shard_bytes: int = 4 << 30
-    decoded_bytes: int = 8 << 30  # one shard's samples as arrays
+    shard_bytes: int = 2 << 30
+    decoded_bytes: int = 2 << 30  # one shard's samples as arrays
     classes: int = 100_000
     channels: int = 64
     size: int = 8192  # pixels, height and width

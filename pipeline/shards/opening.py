@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,7 +37,10 @@ def read_whole(folder: Path, name: str, most: int, exactly: int | None = None) -
             raise ShardError(f"{path}: {size} bytes, the manifest says {exactly}; fetch or make the dataset again")
         if size > most:
             raise ShardError(f"{path}: {size} bytes, expected at most {most}")
-        content = bytearray(size)
+        try:
+            content = bytearray(size)
+        except MemoryError:
+            raise ShardError(f"{path}: {size} bytes, more than the memory that is free") from None
         _fill(descriptor, content, path)
     return content
 
@@ -55,7 +58,7 @@ def _fill(descriptor: int, content: bytearray, path: Path) -> None:
 
 
 @contextmanager
-def _opened(folder: Path, name: str) -> Iterator[int]:
+def _opened(folder: Path, name: str) -> Generator[int]:
     path = folder / name
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
         raise ShardError(f"{folder}: {name[:80]!r} is not a file name")

@@ -1,7 +1,8 @@
-"""Reading a dataset: strict, verified, and quick. Every shard's sha256 is checked before its first sample, every run."""
+"""Reading a dataset: strict, verified, quick. Every shard's sha256 is checked before its first sample, every run."""
 
 import os
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
@@ -15,9 +16,13 @@ from pipeline.shards.limits import LIMITS, Limits
 from pipeline.shards.opening import read_whole
 from pipeline.shards.regular import ShardShape, read_regular
 from pipeline.shards.schema import MANIFEST, Manifest, ShardEntry, Split, parse_manifest
+from pipeline.shards.tar import BLOCK
 from pipeline.shards.values import Arrays, Samples, Tally, check_values, to_samples
 
 __all__ = ["Dataset", "Samples", "decode_shard"]
+
+_SLACK = 16 << 10  # headers, padding and metadata of one sample, at most
+_RECORD = 20 * BLOCK  # what an archive's end may take
 
 
 class Dataset:
@@ -63,7 +68,7 @@ class Dataset:
         """
         path = self.folder / entry.name
         content = read_whole(self.folder, entry.name, self._limits.shard_bytes, exactly=entry.bytes)
-        if sha256_bytes(content) != entry.sha256:  # pyright: ignore[reportArgumentType]
+        if sha256(content).hexdigest() != entry.sha256:
             raise ShardError(f"{path}: damaged: sha256 differs from the manifest's; fetch or make the dataset again")
         shape = ShardShape(entry.split, entry.index, entry.samples, self.manifest.fields)
         return to_samples(decode_shard(content, shape, str(path)))
@@ -88,7 +93,11 @@ class Dataset:
         Raises:
             ShardError: see `shards`.
         """
-        whole = _empty(self.manifest, self.count(split))
+        try:
+            whole = _empty(self.manifest, self.count(split))
+        except (MemoryError, RuntimeError):
+            needed = f"{self.decoded_bytes(split)} bytes"
+            raise ShardError(f"{self.folder}: {split} needs {needed} of memory; read it shard by shard") from None
         start = 0
         for part in self.shards(split):
             stop = start + len(part.cls)
@@ -129,9 +138,10 @@ def decode_shard(content: bytes | bytearray, shape: ShardShape, where: str) -> A
     Raises:
         ShardError: names the file and the member.
     """
-    arrays = read_regular(content, shape)
-    if arrays is None:
-        arrays = read_general(content, shape, where)
+    try:
+        arrays = read_regular(content, shape) or read_general(content, shape, where)
+    except MemoryError:
+        raise ShardError(f"{where}: {shape.samples} decoded samples are more than the memory that is free") from None
     check_values(arrays, shape.keys, where)
     return arrays
 
@@ -152,14 +162,15 @@ def _sample_bytes(manifest: Manifest) -> int:
 
 
 def _check_budget(folder: Path, manifest: Manifest, limits: Limits) -> None:
-    """Refuse a shard that would need more memory than any sane one, before it is read."""
+    """Before anything is read: refuse shards that need too much memory or cannot hold what they claim."""
+    decoded, fields = _sample_bytes(manifest), len(manifest.fields)
     for entry in manifest.shards:
-        decoded = entry.samples * _sample_bytes(manifest)
-        if decoded > limits.decoded_bytes or entry.bytes > limits.shard_bytes or entry.samples > limits.shard_samples:
-            raise ShardError(
-                f"{folder / entry.name}: {entry.samples} samples, {entry.bytes} bytes, {decoded} bytes decoded; "
-                f"at most {limits.shard_samples}, {limits.shard_bytes}, {limits.decoded_bytes} are read"
-            )
+        claim = f"{folder / entry.name}: {entry.samples} samples in {entry.bytes} bytes"
+        if entry.samples * decoded > limits.decoded_bytes or entry.bytes > limits.shard_bytes:
+            most = f"{limits.shard_bytes} bytes, {limits.decoded_bytes} decoded"
+            raise ShardError(f"{claim}, {entry.samples * decoded} bytes decoded; at most {most}, are read")
+        if not entry.samples * fields * 2 * BLOCK < entry.bytes <= entry.samples * (2 * decoded + _SLACK) + _RECORD:
+            raise ShardError(f"{claim} cannot be: too many or too few for their size")
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:

@@ -6,15 +6,15 @@ be there and compares; whatever differs by a byte is left to the general reader,
 
 import tarfile
 import zlib
-from functools import lru_cache
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.shards.encode import MODE, key_of
 from pipeline.shards.npy import npy_header
-from pipeline.shards.png import IEND, layout
+from pipeline.shards.png import IEND, PngLayout, layout
 from pipeline.shards.schema import FieldSpec, Split
 from pipeline.shards.tar import BLOCK
 from pipeline.shards.values import Arrays
@@ -29,7 +29,8 @@ _SIZE = slice(124, 136)
 _CHECKSUM = slice(148, 156)
 
 
-class ShardShape(NamedTuple):
+@dataclass(frozen=True)
+class ShardShape:
     """What the manifest says about one shard's samples."""
 
     split: Split
@@ -167,15 +168,10 @@ def _pngs(payload: Bytes, spec: FieldSpec) -> NDArray[np.uint8] | None:
     return np.ascontiguousarray(lines[:, :, 1:].reshape(-1, size, size, channels).transpose(0, 3, 1, 2))
 
 
-@lru_cache(maxsize=8)
-def _idat_start(head: bytes) -> int:
-    return head.index(b"IDAT")
-
-
-def _sums_fit(payload: Bytes, parts: list[Bytes], offset: int, plan: Any) -> bool:
+def _sums_fit(payload: Bytes, parts: list[Bytes], offset: int, plan: PngLayout) -> bool:
     """Adler-32 of the raw data and CRC-32 of the chunk, in each file."""
     sums = np.ascontiguousarray(payload[:, offset : offset + 8]).view(">u4").tolist()
-    start = _idat_start(plan.head)
+    start = plan.head.index(b"IDAT")
     for number, (adler, crc) in enumerate(sums):
         found = 1
         for part in parts:

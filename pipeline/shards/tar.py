@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 from pipeline.core.errors import ShardError
@@ -45,36 +46,32 @@ def samples(content: bytes | bytearray, where: str, extensions: Collection[str],
     Raises:
         ShardError: other members, missing or duplicate ones, another count, or no USTAR archive; names the member.
     """
-    wanted = ", ".join(f".{extension}" for extension in sorted(extensions))
     seen: set[str] = set()
-    current = RawSample("", {})
-    for member in members(content, where):
-        key, _, extension = member.name.partition(".")
-        if extension not in extensions:
-            raise ShardError(f"{where}: {member.name}: member type .{extension} not allowed; samples have {wanted}")
-        if key != current.key:
-            if current.key:
-                yield _complete(current, extensions, where)
-            if key in seen:
-                raise ShardError(f"{where}: {member.name}: duplicate member: sample {key} was there before")
-            if len(seen) == count:
-                raise ShardError(f"{where}: {member.name}: more than the {count} samples that the manifest says")
-            seen.add(key)
-            current = RawSample(key, {})
-        if extension in current.payloads:
-            raise ShardError(f"{where}: {member.name}: duplicate member")
-        current.payloads[extension] = member.payload
-    if current.key:
-        yield _complete(current, extensions, where)
+    for key, group in groupby(members(content, where), lambda member: member.name.partition(".")[0]):
+        if key in seen:
+            raise ShardError(f"{where}: {key}: duplicate member: the sample was there before")
+        if len(seen) == count:
+            raise ShardError(f"{where}: {key}: more than the {count} samples that the manifest says")
+        seen.add(key)
+        yield _sample(key, group, where, extensions)
     if len(seen) != count:
         raise ShardError(f"{where}: {len(seen)} samples, the manifest says {count}")
 
 
-def _complete(sample: RawSample, extensions: Collection[str], where: str) -> RawSample:
-    missing = sorted(set(extensions) - sample.payloads.keys())
+def _sample(key: str, group: Iterator[Member], where: str, extensions: Collection[str]) -> RawSample:
+    payloads: dict[str, memoryview] = {}
+    for name, payload in group:
+        extension = name.partition(".")[2]
+        if extension not in extensions:
+            wanted = ", ".join(f".{extension}" for extension in sorted(extensions))
+            raise ShardError(f"{where}: {name}: member type .{extension} not allowed; samples have {wanted}")
+        if extension in payloads:
+            raise ShardError(f"{where}: {name}: duplicate member")
+        payloads[extension] = payload
+    missing = sorted(set(extensions) - payloads.keys())
     if missing:
-        raise ShardError(f"{where}: sample {sample.key}: missing {', '.join(f'.{name}' for name in missing)}")
-    return sample
+        raise ShardError(f"{where}: sample {key}: missing {', '.join(f'.{name}' for name in missing)}")
+    return RawSample(key, payloads)
 
 
 def members(content: bytes | bytearray, where: str) -> Iterator[Member]:
@@ -101,7 +98,7 @@ def members(content: bytes | bytearray, where: str) -> Iterator[Member]:
         if any(view[stop:offset]):
             raise ShardError(f"{where}: {name}: padding is not zero")
         yield Member(name, view[start:stop])
-    if len(view) - offset < 2 * BLOCK or view[offset:] != bytes(len(view) - offset):
+    if len(view) - offset < 2 * BLOCK or any(view[offset:]):
         raise ShardError(f"{where}: after the last member: expected two zero blocks and nothing but zeros")
 
 

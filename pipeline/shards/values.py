@@ -1,6 +1,6 @@
 """Samples as tensors, what their values must be, and the counts that a manifest states about them."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -51,24 +51,20 @@ def check_values(arrays: Arrays, keys: str, where: str) -> None:
     Raises:
         ShardError: names the first sample that is wrong.
     """
-
-    def refuse(bad: NDArray[np.bool_], member: str, what: str) -> None:
-        first = int(bad.argmax())
-        raise ShardError(f"{where}: {keys}{first:05d}.{member}: {what}")
-
     images, logits, cls, targets = arrays
-    if images.dtype == np.float16 and int(images.view(np.uint16).max()) > _ONE:
-        refuse((images.view(np.uint16) > _ONE).any((1, 2, 3)), "npy", "values outside [0, 1] or not finite")
-    if not np.isfinite(logits).all():
-        refuse(~np.isfinite(logits).all(1), "logits.npy", "values that are not finite")
-    if targets is None:
-        return
-    bad = ~((targets >= 0).all(1) & (np.abs(targets.sum(1, dtype=np.float64) - 1) <= _SUM_TOLERANCE))
-    if bad.any():
-        refuse(bad, "target.npy", "not a distribution: numbers >= 0 that sum to 1")
-    bad = targets[np.arange(len(cls)), cls] < targets.max(1)
-    if bad.any():
-        refuse(bad, "cls", "not the largest entry of the target")
+
+    def demand(good: NDArray[np.bool_], member: str, what: str) -> None:
+        if not good.all():
+            first = int(good.reshape(len(cls), -1).all(1).argmin())
+            raise ShardError(f"{where}: {keys}{first:05d}.{member}: {what}")
+
+    if images.dtype == np.float16:
+        demand(images.view(np.uint16) <= _ONE, "npy", "values outside [0, 1] or not finite")
+    demand(np.isfinite(logits), "logits.npy", "values that are not finite")
+    if targets is not None:
+        sums = np.abs(targets.sum(1, dtype=np.float64) - 1) <= _SUM_TOLERANCE
+        demand((targets >= 0) & sums[:, None], "target.npy", "not a distribution: numbers >= 0 that sum to 1")
+        demand(targets[np.arange(len(cls)), cls] == targets.max(1), "cls", "not the largest entry of the target")
 
 
 class Tally:
@@ -76,12 +72,12 @@ class Tally:
 
     def __init__(self, classes: int) -> None:
         """Begin with nothing."""
-        self.histogram = [0] * classes
+        self.histogram: list[int] = [0] * classes
         self.agreed = 0
 
     def add(self, logits: Tensor, cls: Tensor) -> None:
         """Count one shard: logits [N, K], cls [N]."""
-        counts = torch.bincount(cls, minlength=len(self.histogram)).tolist()
+        counts = cast(list[int], torch.bincount(cls, minlength=len(self.histogram)).tolist())
         self.histogram = [before + count for before, count in zip(self.histogram, counts, strict=True)]
         self.agreed += int((logits.argmax(dim=1) == cls).sum())
 

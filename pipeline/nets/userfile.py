@@ -90,11 +90,12 @@ def _read(path: Path) -> bytes:
 
 def _load(path: Path, content: bytes, digest: str) -> ModuleType:
     """Run the bytes as a module of a name of their own; it stays importable, as dataclasses and pickle require."""
-    name = f"afterimage_user_{digest}"
+    place = sha256_bytes(str(path.resolve()).encode())
+    name = f"afterimage_user_{digest}_{place[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     loader = _Bytes(path, content)
-    spec = importlib.util.spec_from_loader(name, loader, origin=str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     if spec is None:
         raise TeacherError(f"{path}: cannot be loaded as a Python module")
     module = importlib.util.module_from_spec(spec)
@@ -103,7 +104,7 @@ def _load(path: Path, content: bytes, digest: str) -> ModuleType:
         loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise TeacherError(f"{path}: fails on loading: {type(error).__name__}: {error}") from error
+        raise TeacherError(f"{path}: fails on loading: {_one_line(error)}") from error
     return module
 
 
@@ -124,10 +125,14 @@ def _checked(arch: str, factory: Callable[..., Any], dimensions: dict[str, int])
         shape = (1, dimensions["channels"], dimensions["size"], dimensions["size"])
         output = note(net, torch.zeros(shape)) if isinstance(net, nn.Module) else net
     except Exception as error:
-        raise TeacherError(f"{arch}: fails with {dimensions}: {type(error).__name__}: {error}") from error
+        raise TeacherError(f"{arch}: fails with {dimensions}: {_one_line(error)}") from error
     if not isinstance(net, nn.Module):
         raise TeacherError(f"{arch}: returned {type(net).__name__}, expected a torch.nn.Module")
     if not isinstance(output, torch.Tensor) or output.shape != (1, dimensions["classes"]):
         found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise TeacherError(f"{arch}: puts out {found} for one image, expected logits (1, {dimensions['classes']})")
     return net
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

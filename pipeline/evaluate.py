@@ -1,7 +1,7 @@
 """Measure a student: accuracy on real data where there is any, and how closely it follows the teacher's beliefs."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import torch
 from pydantic import Field
@@ -132,8 +132,8 @@ class _Tally:
     def per_class(self, classes: tuple[str, ...]) -> dict[str, float | None] | None:
         if not self.labelled:
             return None
-        pairs = zip(self.class_hits.tolist(), self.class_images.tolist(), strict=True)
-        shares = (hits / images if images else None for hits, images in pairs)
+        hits, images = cast(list[int], self.class_hits.tolist()), cast(list[int], self.class_images.tolist())
+        shares = (hit / count if count else None for hit, count in zip(hits, images, strict=True))
         return dict(zip(class_labels(classes), shares, strict=True))
 
 

@@ -9,7 +9,6 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.core.errors import DataError
-from pipeline.core.files import sha256_file
 from pipeline.metrics import Metrics, cell_name, read_metrics
 from pipeline.report.history import HistoryRow, read_history
 from pipeline.report.inputs import ReportInputs
@@ -113,7 +112,7 @@ def _read_dataset(folder: Path, classes: int, per_class: int) -> DatasetFacts:
     manifest = dataset.manifest
     return DatasetFacts(
         data_free=manifest.data_free,
-        manifest_sha256=sha256_file(folder / "manifest.json"),
+        manifest_sha256=dataset.sha256,
         params=_flat(manifest.method_params),
         images=manifest.samples.train,
         shards=len(manifest.entries("train")),

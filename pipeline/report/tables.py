@@ -11,7 +11,7 @@ from pipeline.report.rows import Row
 
 __all__ = ["results_csv", "summary"]
 
-_COLUMNS = ("cell", "method", "student", "seed", "data_free", "accuracy", "agreement", "kl_to_teacher")
+_COLUMNS: tuple[str, ...] = ("cell", "method", "student", "seed", "data_free", "accuracy", "agreement", "kl_to_teacher")
 
 
 def summary(material: Material, rows: tuple[Row, ...]) -> dict[str, Any]:

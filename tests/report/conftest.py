@@ -1,0 +1,152 @@
+"""A small finished run on disk: three datasets as real shards, and made-up measurements of the students."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.core.files import sha256_bytes
+from pipeline.metrics import Cell, Metrics, class_labels
+from pipeline.report import Matrix, ReportInputs, ReportParams, class_similarity
+from pipeline.shards.encode import encode_shard
+from pipeline.shards.schema import Manifest, ShardEntry, TeacherCard, Totals, fields_of, manifest_bytes
+
+CLASSES = ("cat", "dog", "crane | bird")
+MATRIX = Matrix(
+    methods=("zskd", "impressions"), references=("noise", "real_labels"), students=("half", "tiny"), seeds=(0, 1, 2)
+)
+NOT_DATA_FREE = {"real", "real_labels"}
+
+
+class Run:
+    """The data folder, and what was written there."""
+
+    def __init__(self, data: Path, classes: tuple[str, ...] = CLASSES, accuracy: bool = True) -> None:
+        self.data, self.classes, self.accuracy = data, classes, accuracy
+        self.matrix = MATRIX
+        self.title = "A run"
+        self.cells: dict[str, Metrics] = {}
+        self.random = np.random.default_rng(7)
+        self.write("teacher/teacher.json", self.teacher())
+        for method in self.matrix.datasets:
+            write_dataset(data / "synthetic" / method, method, classes)
+            self.write(f"provenance/synthetic/{method}.json", self.cost(120, 600))
+        for method in self.matrix.rows:
+            for student in self.matrix.students:
+                for seed in self.matrix.seeds:
+                    self.add_cell(method, student, seed)
+
+    def teacher(self) -> dict[str, object]:
+        return {
+            "arch": "lenet5",
+            "classes": self.classes,
+            "channels": 1,
+            "size": 8,
+            "sha256": "0" * 64,
+            "accuracy": 0.975 if self.accuracy else None,
+            "source": "trained here",
+            "batch_norm": False,
+        }
+
+    def cost(self, seconds: float, images: int) -> dict[str, object]:
+        return {"seconds": seconds, "images": images, "device": "cpu", "versions": {"torch": "2.15"}, "workers": 2}
+
+    def add_cell(self, method: str, student: str, seed: int) -> None:
+        cell = Cell(
+            method=method,
+            student=student,
+            seed=seed,
+            data_free=method not in NOT_DATA_FREE,
+            reference=method in MATRIX.references,
+        )
+        per_class = dict(zip(class_labels(self.classes), self.random.random(len(self.classes)).tolist(), strict=True))
+        metrics = Metrics(
+            cell=cell.name,
+            **cell.model_dump(),
+            arch="lenet5_half",
+            labels="stored",
+            samples=500,
+            accuracy=float(self.random.random()) if self.accuracy else None,
+            top5=None,
+            per_class=per_class if self.accuracy else None,
+            agreement=float(self.random.random()),
+            kl_to_teacher=float(self.random.random()),
+            agreement_on="test" if self.accuracy else "holdout",
+            holdout_agreement=0.5,
+            holdout_kl=0.5,
+            teacher_accuracy=0.975 if self.accuracy else None,
+            parameters=1234,
+            note=None if self.accuracy else "No accuracy can be given: there is no real labelled data.",
+        )
+        self.cells[cell.name] = metrics
+        self.write(f"metrics/{cell.name}.json", metrics.model_dump())
+        self.write(f"provenance/students/{cell.name}.json", self.cost(30, 9000))
+        lines = [f"{epoch},{10 / epoch},{0.1},{1 - 1 / epoch}" for epoch in range(1, 6)]
+        history = self.data / "history" / f"{cell.name}.csv"
+        history.parent.mkdir(exist_ok=True)
+        history.write_text("\n".join(["epoch,loss,learning_rate,holdout_agreement", *lines]) + "\n")
+
+    def write(self, name: str, content: object) -> None:
+        path = self.data / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+
+    def inputs(self) -> ReportInputs:
+        weights = np.random.default_rng(1).normal(size=(len(self.classes), 5))
+        params = ReportParams(title=self.title, impressions_per_class=2)
+        teacher = self.data / "teacher" / "teacher.json"
+        return ReportInputs(params, self.matrix, teacher, class_similarity(weights), self.data)
+
+
+def write_dataset(folder: Path, method: str, classes: tuple[str, ...]) -> None:
+    """Two train shards of 4 images; image i is of grey level 10 * i and of class i % classes."""
+    folder.mkdir(parents=True)
+    count, entries = len(classes), list[ShardEntry]()
+    for index in range(2):
+        numbers = torch.arange(4) + 4 * index
+        images = (10 * numbers).to(torch.uint8).view(4, 1, 1, 1).expand(4, 1, 8, 8).contiguous()
+        cls = numbers % count
+        content = encode_shard(images, torch.zeros(4, count), None, cls, "png", "train", index)
+        name = f"train-{index:05d}.tar"
+        (folder / name).write_bytes(content)
+        entries.append(
+            ShardEntry(name=name, split="train", samples=4, bytes=len(content), sha256=sha256_bytes(content))
+        )
+    # The report takes class names from teacher.json; a card may not carry the hostile ones.
+    card = TeacherCard(
+        arch="lenet5",
+        sha256="0" * 64,
+        classes=tuple(f"c{k}" for k in range(count)),
+        channels=1,
+        size=8,
+        mean=(0.5,),
+        std=(0.5,),
+    )
+    manifest = Manifest(
+        format_version=1,
+        method=method,
+        method_params={"steps": 7, "schedule": {"kind": "cosine"}},
+        data_free=method not in NOT_DATA_FREE,
+        teacher=card,
+        seed=0,
+        encoding="png",
+        fields=fields_of("png", 1, 8, count, soft_targets=False),
+        shards=tuple(entries),
+        samples=Totals(train=8, holdout=0),
+        class_histogram=tuple(int((torch.arange(8) % count == k).sum()) for k in range(count)),
+        teacher_agreement=3 / 8,  # equal logits name class 0
+    )
+    (folder / "manifest.json").write_bytes(manifest_bytes(manifest))
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Run]:
+    return lambda **changes: Run(tmp_path / "data", **changes)
+
+
+@pytest.fixture
+def run(make_run: Callable[..., Run]) -> Run:
+    return make_run()

@@ -14,11 +14,10 @@ from pipeline import nets
 from pipeline.core.code import SourceTree, fingerprint
 from pipeline.core.errors import run_or_exit
 from pipeline.core.files import canonical_json, sha256_bytes, write_atomic
-from stages.settings import DATA, Settings
+from stages.settings import CODE, Settings
 
-__all__ = ["CODE", "code_of", "consumers", "content", "main", "write"]
+__all__ = ["consumers", "content", "main", "write"]
 
-CODE = DATA / "code"
 _DATASETS = "pipeline.datasets"
 
 
@@ -67,12 +66,6 @@ def write(tree: SourceTree, settings: Settings, folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, text.encode())
-
-
-def code_of(consumer: str) -> str:
-    """The hash in a consumer's file, for work directories: state that other code left behind is never taken up."""
-    path = CODE / consumer
-    return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else ""
 
 
 def main() -> None:

@@ -11,10 +11,12 @@ from pipeline.core.device import Compute
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import Block, build, read_params, slice_of
 
-__all__ = ["DATA", "PARAMS", "Settings"]
+__all__ = ["CODE", "DATA", "PARAMS", "Settings", "code_of", "dataset_of"]
 
 PARAMS = Path("params.yaml")
 DATA = Path("data")
+CODE = DATA / "code"
+_TRUE_LABELS = "_labels"  # `real_labels`: students trained on the labels of `real`, without the teacher
 
 
 class _Top(Block):
@@ -80,3 +82,17 @@ class Settings:
             return build(_Top, values, "")
         except ParamsError as error:
             raise ParamsError(str(error).replace("\n.", "\n").removeprefix(".")) from error
+
+
+def code_of(consumer: str) -> str:
+    """The hash in a consumer's file, for work directories: state that other code left behind is never taken up.
+
+    Empty when there is no such file (a command run by hand before `dvc repro code`).
+    """
+    path = CODE / consumer
+    return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else ""
+
+
+def dataset_of(row: str) -> tuple[str, bool]:
+    """The dataset that a row's students learn from, and whether they learn its true labels instead of the teacher's."""
+    return row.removesuffix(_TRUE_LABELS), row.endswith(_TRUE_LABELS)

@@ -1,0 +1,51 @@
+# Two commands do everything: `make demo` runs the whole pipeline, `make test` checks the whole project.
+# Needs Python 3.11 or newer, make and git. Everything is installed into .venv, nothing elsewhere.
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.afterimage-setup
+UV := $(shell command -v uv 2>/dev/null)
+# Stages run `python`, and DVC runs stages: both must be the ones in .venv.
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH= PYTHONNOUSERSITE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check-style slow bench
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP) ## Install the pinned packages into .venv (done once; again when requirements.lock changes)
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11; run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+ifneq ($(UV),)
+	"$(UV)" venv --quiet --allow-existing --python "$(PYTHON)" $(VENV)
+	"$(UV)" pip install --python $(VENV)/bin/python --require-hashes --requirements requirements.lock
+else
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+endif
+	@touch $(STAMP)
+
+demo: setup ## Run the whole pipeline (about ten minutes on two cores), then show the report's table
+	$(RUN) python -m stages.check
+	$(RUN) dvc repro
+	@cat data/report/report.md
+	@echo
+	@echo "The report: $(CURDIR)/data/report/index.html"
+
+check-style: setup
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) pyright
+	$(RUN) lint-imports
+
+test: check-style ## Check format, lint, types, import rules, and run the tests (without the slow ones)
+	$(RUN) pytest
+
+slow: setup ## Run every test, the slow ones too
+	$(RUN) pytest -m "slow or not slow"
+
+bench: setup ## Measure speeds, side by side with plain reference code
+	$(RUN) python -m benchmarks

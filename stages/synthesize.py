@@ -1,0 +1,124 @@
+"""Stage `synthesize`: one method's dataset, from the teacher alone, as shards in `data/synthetic/<method>`."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.checkpoint import Checkpoint
+from pipeline.core.device import Compute
+from pipeline.core.errors import run_or_exit
+from pipeline.core.params import build
+from pipeline.core.rng import generator
+from pipeline.methods import Method
+from pipeline.shards.executor import choose
+from pipeline.shards.plan import plan, select
+from pipeline.shards.produce import ShardMaker, Workshop, produce
+from pipeline.shards.publish import describe, publish
+from pipeline.shards.work import WorkDirectory, work_key, work_root
+from pipeline.teacher.model import Teacher, TeacherInfo
+from stages.method import MethodBlock, ShardParams, read_method, recorded
+from stages.provenance import PROVENANCE, write_provenance
+from stages.settings import DATA, Settings, code_of
+
+__all__ = ["main", "open_workshop", "synthesize"]
+
+_TEACHER = DATA / "teacher"
+
+
+def open_workshop(
+    name: str, method: Method, folder: Path, trust: tuple[str, ...], seed: int, compute: Compute, checkpoint: Path
+) -> Workshop:
+    """Load the teacher and fit the method; called once in each process that makes shards.
+
+    Args:
+        name: the method's.
+        method: its validated block.
+        folder: the teacher's.
+        trust: sha256 of user Python files whose code may run.
+        seed: of the run.
+        compute: where and how to run.
+        checkpoint: where a long fit keeps its state; a second process finds it finished.
+    """
+    teacher = Teacher.load(folder, trust)
+    compute.place(teacher)
+    source = method.fit(teacher, generator(seed, f"{name}/fit"), Checkpoint(checkpoint), compute)
+    return Workshop(source, teacher)
+
+
+def synthesize(settings: Settings, name: str, part: str | None) -> None:
+    """Make one method's dataset, or some of its shards.
+
+    Args:
+        settings: the parameters.
+        name: the method's.
+        part: shards ``a:b`` to leave in the work directory; None to make what is missing and publish the dataset.
+
+    Raises:
+        PipelineError: parameters that are wrong, a teacher that does not load, a method that fails, a full disk.
+    """
+    method, shards = read_method(settings, name), build(ShardParams, settings.slice("shards"), "shards")
+    plans = plan(method.images, shards.size, shards.holdout, f"methods.{name}.count")
+    teacher = Teacher.load(_TEACHER, settings.trust).info
+    executor = choose(settings.compute)
+    with WorkDirectory(work_root(), name, _key(settings, name, method, shards, teacher), part) as work:
+        fitted = work.checkpoint("fit").path
+        opening = partial(
+            open_workshop, name, method.method, _TEACHER, settings.trust, settings.seed, settings.compute, fitted
+        )
+        maker = ShardMaker(opening, settings.seed, name, shards.encoding, method.method.soft_targets)
+        records = produce(work, plans if part is None else select(plans, part), maker, executor)
+        if part is not None:
+            return
+        manifest = describe(
+            plans,
+            records,
+            method=name,
+            params=recorded(method.block),
+            data_free=method.method.data_free,
+            teacher=teacher,
+            seed=settings.seed,
+            encoding=shards.encoding,
+            soft_targets=method.method.soft_targets,
+        )
+        publish(work, manifest, DATA / "synthetic" / name)
+    write_provenance(
+        PROVENANCE / "synthetic" / f"{name}.json",
+        seconds=sum(record.seconds for record in records),
+        images=sum(record.samples for record in records),
+        workers=executor.workers,
+        compute=settings.compute,
+    )
+
+
+def _key(
+    settings: Settings, name: str, method: MethodBlock, shards: ShardParams, teacher: TeacherInfo
+) -> dict[str, Any]:
+    return work_key(
+        method=name,
+        params=method.block.model_dump(mode="json"),
+        seed=settings.seed,
+        teacher=teacher.sha256,
+        encoding=shards.encoding,
+        size=shards.size,
+        code=code_of(f"methods/{name}"),
+        compute=settings.compute,
+    )
+
+
+def main() -> None:
+    """`python -m stages.synthesize METHOD [--shards a:b]`."""
+    parser = argparse.ArgumentParser(prog="python -m stages.synthesize", description=__doc__)
+    parser.add_argument("method", help="a name under `methods` in params.yaml")
+    parser.add_argument(
+        "--shards",
+        metavar="a:b",
+        help="make only these shards, counted from 0, training shards first, and leave them in the work directory: "
+        "any scheduler can spread them over machines that share it; run without --shards afterwards to publish",
+    )
+    arguments = parser.parse_args()
+    synthesize(Settings.read(), arguments.method, arguments.shards)
+
+
+if __name__ == "__main__":
+    run_or_exit(main)

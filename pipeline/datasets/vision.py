@@ -4,7 +4,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from PIL import Image
 from pydantic import PositiveInt
@@ -40,7 +40,7 @@ def load(params: Torchvision, split: Literal["train", "test"]) -> Labelled:
     """
     dataset = _construct(params, split)
     names = getattr(dataset, "classes", None)
-    classes = tuple(map(str, names)) if isinstance(names, (list, tuple)) else None  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    classes = tuple(map(str, cast(list[object], names))) if isinstance(names, (list, tuple)) else None
     where = f"{params.name} ({split})"
     return collect(_samples(dataset, where), classes, params.size, params.channels, where)
 

@@ -47,10 +47,11 @@ class Teacher(nn.Module):
             code: the user's Python file that `info.arch` refers to, if it does.
         """
         super().__init__()
-        self.net = net.eval().requires_grad_(requires_grad=False)
+        self.net = net.requires_grad_(requires_grad=False)
         self.normalise = Normalise(info.mean, info.std)
         self.info = info
         self._code = code
+        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] in [0, 1] to [N, K] raw logits."""

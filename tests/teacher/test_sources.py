@@ -1,0 +1,261 @@
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline import datasets, nets
+from pipeline.core.errors import ParamsError, TeacherError
+from pipeline.core.files import sha256_bytes, sha256_file
+from pipeline.teacher import sources
+from pipeline.teacher.model import Teacher
+
+NO_DATA = datasets.parse({"source": "none"})
+DIGITS = datasets.parse({"source": "digits", "size": 12, "channels": 1})
+CODE = b"""
+import pathlib
+from torch import nn
+pathlib.Path("CANARY").touch()
+def tiny(classes, channels, size):
+    body = [nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*body, nn.Linear(4, classes))
+"""
+RECIPE = {
+    "batch": 32,
+    "epochs": 2,
+    "steps_per_epoch": 15,
+    "optimiser": "sgd",
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "schedule": "cosine",
+    "milestones": [],
+    "decay": 0.1,
+    "warmup_epochs": 0,
+    "clip_norm": 1.0,
+    "mixup": 0.0,
+    "augment": {
+        "crop": 1,
+        "flip": False,
+        "rotate": 0,
+        "translate": 0,
+        "scale": [1, 1],
+        "shear": 0,
+        "cutout": 0,
+        "fill": "zeros",
+    },
+}
+
+
+def make(block, compute, work, data=NO_DATA, trust=(), seed=0):
+    return sources.make_teacher(sources.parse(block), data, trust, compute, seed, work)
+
+
+def checkpoint_block(path, **changes):
+    return {
+        "source": "checkpoint",
+        "path": str(path),
+        "key": None,
+        "arch": "resnet8",
+        "classes": 10,
+        "channels": 1,
+        "size": 12,
+        "mean": [0.3],
+        "std": [0.4],
+    } | changes
+
+
+def train_block(**changes):
+    return {"source": "train", "arch": "resnet8", "mean": [0.3], "std": [0.3], "recipe": RECIPE} | changes
+
+
+@pytest.fixture
+def weights(tmp_path):
+    net = nets.build("resnet8", 10, 1, 12, rng=torch.Generator().manual_seed(0))
+    path = tmp_path / "weights.safetensors"
+    save_file(net.state_dict(), path)
+    return path
+
+
+def test_a_checkpoint_becomes_a_teacher_without_any_data(weights, compute, tmp_path):
+    teacher = make(checkpoint_block(weights), compute, tmp_path)
+    assert teacher.info.classes == tuple("0123456789")
+    assert teacher.info.accuracy is None
+    assert teacher.info.batch_norm
+    assert teacher.info.source == f"weights.safetensors (sha256 {sha256_file(weights)})"
+    images = torch.rand(3, 1, 12, 12)
+    net = nets.build("resnet8", 10, 1, 12)
+    net.load_state_dict(teacher.net.state_dict())
+    assert torch.allclose(teacher(images), net.eval()((images - 0.3) / 0.4))
+
+
+def test_accuracy_is_that_of_a_plain_loop_over_the_real_test_set(weights, compute, tmp_path):
+    teacher = make(checkpoint_block(weights, classes=None), compute, tmp_path, DIGITS)
+    test = datasets.load(DIGITS, "test")
+    right = 0
+    for image, label in zip(test.images, test.labels, strict=True):
+        right += int(teacher(image[None].float() / 255).argmax() == label)
+    assert teacher.info.accuracy == right / 360
+    assert next(teacher.parameters()).device.type == "cpu"
+
+
+def test_class_names_come_from_the_data_unless_they_are_given(weights, compute, tmp_path):
+    names = [f"digit {i}" for i in range(10)]
+    assert make(checkpoint_block(weights, classes=names), compute, tmp_path, DIGITS).info.classes == tuple(names)
+    assert make(checkpoint_block(weights, classes=None), compute, tmp_path, DIGITS).info.classes == tuple("0123456789")
+
+
+def test_no_class_names_anywhere_is_an_error_with_the_cure(weights, compute, tmp_path):
+    with pytest.raises(ParamsError, match=r"teacher.classes: null.*give the number"):
+        make(checkpoint_block(weights, classes=None), compute, tmp_path)
+
+
+def test_a_teacher_that_does_not_fit_the_data_is_refused(weights, compute, tmp_path):
+    with pytest.raises(TeacherError, match=r"the teacher's size: 16, but the real data has 12"):
+        make(checkpoint_block(weights, size=16), compute, tmp_path, DIGITS)
+
+
+def test_weights_of_another_architecture_name_the_file_and_the_keys(weights, compute, tmp_path):
+    with pytest.raises(TeacherError, match=r"weights.safetensors as resnet14: .*missing layer1.1.bn1.bias"):
+        make(checkpoint_block(weights, arch="resnet14"), compute, tmp_path)
+
+
+def user_block(tmp_path, **changes):
+    path = tmp_path / "mine.py"
+    path.write_bytes(CODE.replace(b"CANARY", str(tmp_path / "ran").encode()))
+    block = checkpoint_block(path, source="python", callable="tiny", checkpoint=None) | changes
+    del block["arch"]
+    return block, sha256_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize("trust", [(), ("ab" * 32,)])
+def test_user_code_needs_consent_and_the_error_shows_what_to_add(compute, tmp_path, trust):
+    block, digest = user_block(tmp_path)
+    with pytest.raises(TeacherError, match=rf"mine.py.*{digest}"):
+        make(block, compute, tmp_path, trust=trust)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_user_code_with_consent_becomes_a_teacher_that_needs_the_file_no_more(compute, tmp_path):
+    block, digest = user_block(tmp_path)
+    teacher = make(block, compute, tmp_path, trust=(digest,))
+    assert (tmp_path / "ran").exists()
+    assert teacher.info.arch == "python:net.py:tiny"
+    teacher.save(tmp_path / "teacher")
+    (tmp_path / "mine.py").unlink()
+    images = torch.rand(2, 1, 12, 12)
+    assert torch.equal(Teacher.load(tmp_path / "teacher", (digest,))(images), teacher(images))
+
+
+def test_a_users_network_takes_its_weights_from_a_checkpoint(compute, tmp_path):
+    block, digest = user_block(tmp_path)
+    donor = make(block, compute, tmp_path, trust=(digest,), seed=3)
+    torch.save(
+        {"model": {f"module.{name}": value for name, value in donor.net.state_dict().items()}}, tmp_path / "w.pth"
+    )
+    teacher = make(block | {"checkpoint": str(tmp_path / "w.pth")}, compute, tmp_path, trust=(digest,))
+    images = torch.rand(2, 1, 12, 12)
+    assert torch.equal(teacher(images), donor(images))
+    assert teacher.info.source.startswith("w.pth (sha256 ")
+
+
+def test_a_file_swapped_after_consent_was_checked_does_not_run(compute, tmp_path, monkeypatch):
+    """Between reading and building, the file is replaced by another one, trusted for another purpose."""
+    block, digest = user_block(tmp_path)
+    other = b"raise SystemExit('ran')\n"
+    build = nets.build
+
+    def swap(*arguments, **options):
+        (tmp_path / "mine.py").write_bytes(other)
+        return build(*arguments, **options)
+
+    monkeypatch.setattr(nets, "build", swap)
+    with pytest.raises(TeacherError, match=sha256_bytes(other)):
+        make(block, compute, tmp_path, trust=(digest, sha256_bytes(other)))
+
+
+def test_training_needs_data(compute, tmp_path):
+    with pytest.raises(ParamsError, match=r"teacher.source: 'train' needs real data"):
+        make(train_block(), compute, tmp_path)
+
+
+def test_mean_and_std_must_be_one_per_channel(compute, tmp_path):
+    with pytest.raises(ParamsError, match=r"teacher.std: \[0.3, 0.3\]: 2 values, but data.channels is 1"):
+        make(train_block(std=[0.3, 0.3]), compute, tmp_path, DIGITS)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    from pipeline.core.device import Compute
+
+    compute = Compute(device="cpu", precision="float32", channels_last=False, compile=False)
+    work = tmp_path_factory.mktemp("work")
+    return make(train_block(), compute, work, DIGITS), work
+
+
+def test_a_trained_teacher_beats_chance_by_far_and_leaves_no_checkpoint(trained):
+    teacher, work = trained
+    assert teacher.info.accuracy > 0.5
+    assert teacher.info.source == "resnet8 trained here"
+    assert list(work.iterdir()) == []
+
+
+def test_training_is_a_function_of_the_seed_and_touches_no_global_generator(trained, compute, tmp_path):
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    again = make(train_block(), compute, tmp_path, DIGITS)
+    assert torch.equal(torch.get_rng_state(), state)
+    first = trained[0].net.state_dict()
+    assert all(torch.equal(first[name], value) for name, value in again.net.state_dict().items())
+
+
+def test_a_training_that_was_interrupted_ends_with_the_same_weights(trained, compute, tmp_path, monkeypatch):
+    from pipeline.training import loop
+
+    calls = []
+
+    def interrupt(point):
+        calls.append(point)
+        if calls.count("training:epoch") == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "crash_point", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make(train_block(), compute, tmp_path, DIGITS)
+    assert len(list(tmp_path.iterdir())) == 1, "the state after the first epoch"
+    resumed = make(train_block(), compute, tmp_path, DIGITS)
+    first = trained[0].net.state_dict()
+    assert all(torch.equal(first[name], value) for name, value in resumed.net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("block", "named"),
+    [
+        ({"source": "web"}, r"teacher.source: 'web': must be one of train, checkpoint, torchvision, timm, python"),
+        (None, r"teacher.source: None"),
+        (checkpoint_block("x", std=[0.0]), r"teacher.std.0: 0.0"),
+        (checkpoint_block("x", std=[0.1, 0.2]), r"teacher.std: \[0.1, 0.2\]: .*2 values for 1 channels"),
+        (checkpoint_block("x", channels=0), r"teacher.channels: 0"),
+        (checkpoint_block("x", classes=["one"]), r"teacher.classes"),
+        (checkpoint_block("x", classes=1), r"teacher.classes"),
+        (train_block(recipe=RECIPE | {"batch": 0}), r"teacher.recipe.batch: 0"),
+        (train_block(size=3), r"teacher.size: 3: unknown key"),
+    ],
+)
+def test_a_wrong_teacher_block_names_key_and_value(block, named):
+    with pytest.raises(ParamsError, match=named):
+        sources.parse(block)
+
+
+def test_a_network_with_other_logits_than_classes_is_refused(weights, compute, tmp_path):
+    with pytest.raises(TeacherError, match=r"linear.weight: shape \[10, 64\], expected \[4, 64\]"):
+        make(checkpoint_block(weights, classes=4), compute, tmp_path)
+
+
+def test_a_damaged_idx_header_in_place_of_weights_is_one_line(compute, tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(struct.pack(">II", 0x801, 10) + bytes(10))
+    with pytest.raises(TeacherError, match=r"w.safetensors: not a safetensors file, or cut") as caught:
+        make(checkpoint_block(path), compute, tmp_path)
+    assert "\n" not in str(caught.value)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from pipeline.core.device import Compute
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import Block, build, read_params, slice_of
 
-__all__ = ["CODE", "DATA", "PARAMS", "Settings", "code_of", "dataset_of"]
+__all__ = ["CODE", "DATA", "PARAMS", "Lesson", "Settings", "code_of", "lesson_of"]
 
 PARAMS = Path("params.yaml")
 DATA = Path("data")
@@ -93,6 +93,13 @@ def code_of(consumer: str) -> str:
     return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else ""
 
 
-def dataset_of(row: str) -> tuple[str, bool]:
-    """The dataset that a row's students learn from, and whether they learn its true labels instead of the teacher's."""
-    return row.removesuffix(_TRUE_LABELS), row.endswith(_TRUE_LABELS)
+class Lesson(NamedTuple):
+    """What the students of one row of the report learn from."""
+
+    dataset: str
+    true_labels: bool  # the dataset's own labels, as in ordinary training, instead of the teacher's answers
+
+
+def lesson_of(row: str) -> Lesson:
+    """A row's name is its dataset's, with the ending ``_labels`` for the reference that learns true labels."""
+    return Lesson(row.removesuffix(_TRUE_LABELS), row.endswith(_TRUE_LABELS))

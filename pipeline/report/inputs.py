@@ -12,12 +12,12 @@ from pipeline.core.params import Block
 
 __all__ = ["Matrix", "ReportInputs", "ReportParams", "dataset_of"]
 
-_REAL_LABELS = "real_labels"
+_LABELS = "_labels"  # ends the name of a row whose students learned the dataset's own labels, without the teacher
 
 
 def dataset_of(method: str) -> str:
-    """The dataset that a row's students were trained on; `real_labels` has none of its own and takes that of `real`."""
-    return "real" if method == _REAL_LABELS else method
+    """The dataset that a row's students were trained on: `real_labels` has none of its own and takes that of `real`."""
+    return method.removesuffix(_LABELS)
 
 
 class ReportParams(Block):

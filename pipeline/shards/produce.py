@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.core.errors import MethodError, TeacherError
+from pipeline.core.errors import MethodError, ParamsError, TeacherError
 from pipeline.core.files import crash_point, sha256_bytes
 from pipeline.core.images import from_uint8, to_uint8
 from pipeline.core.progress import track
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["MadeShard", "ShardMaker", "Workshop", "label", "make_shard", "produce", "quantise"]
 
 _LABEL_BATCH = 256  # images per question to the teacher; bounds memory, stays fixed since it can move a last digit
+_PNG_CHANNELS = (1, 3)
 _SUM_TOLERANCE = 1e-4  # of a target's sum, in float32
 
 
@@ -92,10 +93,14 @@ def make_shard(workshop: Workshop, plan: ShardPlan, maker: ShardMaker) -> MadeSh
     """Make one shard; a pure function of the workshop, (seed, method, split, index) and the encoding.
 
     Raises:
+        ParamsError: png cannot hold the teacher's channels.
         MethodError: wrong shapes, values that are not finite, images outside [0, 1], targets that are no distributions.
         TeacherError: the teacher's answer is not finite.
     """
     start = time.perf_counter()
+    channels = workshop.teacher.info.channels
+    if maker.encoding == "png" and channels not in _PNG_CHANNELS:
+        raise ParamsError(f"shards.encoding: 'png': a picture of {channels} channels does not fit; use npy")
     rng = generator(maker.seed, f"{maker.method}/{plan.split}", plan.index)
     batch = workshop.source.draw(plan.samples, rng, plan.number)
     _check(batch, plan, maker.method, workshop.teacher)

@@ -156,13 +156,14 @@ class WorkDirectory:
             WorkError: the disk is full; the shard does not count and nothing of it is left.
         """
         record = record.model_copy(update={"work": self.fingerprint})
-        path = self.shard_path(plan)
-        self._sidecar(plan).unlink(missing_ok=True)  # of damaged bytes that are being replaced
-        write_atomic(path, content)
-        crash_point("shard:stored")
+        path, sidecar = self.shard_path(plan), self._sidecar(plan)
+        sidecar.unlink(missing_ok=True)  # of damaged bytes that are being replaced
         try:
-            write_atomic(self._sidecar(plan), _sidecar_bytes(record))
+            write_atomic(path, content)
+            crash_point("shard:stored")
+            write_atomic(sidecar, _sidecar_bytes(record))
         except WorkError:
+            sidecar.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             raise
         crash_point("shard:committed")

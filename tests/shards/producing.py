@@ -3,6 +3,7 @@
 Also a command, for tests that kill whole processes: python producing.py ROOT OUT COUNT WORKERS [PAUSE]
 """
 
+import os
 import sys
 import time
 from functools import partial
@@ -90,6 +91,13 @@ def make(
             )  # fmt: skip
             publish(work, manifest, out)
     return records
+
+
+def make_with_fault(root: Path, out: Path, count: int, fault: str, pause: float) -> None:
+    """`make` in a process of its own, which a test may kill or which ends at a crash point."""
+    if fault:
+        os.environ["AFTERIMAGE_FAULT"] = fault
+    make(root, out, count=count, pause=pause)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

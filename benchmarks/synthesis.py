@@ -41,7 +41,8 @@ def compare(arch: str, channels: int, size: int, batch: int, plain_batch: int) -
     count = {"plain": plain_batch, "float32": batch, "bfloat16": batch}
     for name in runs:
         rates[name] = count[name] * _STEPS / seconds[name]
-    work = flops(runs["float32"]) / batch / _STEPS
+    # The gradient with respect to the input costs as much as the forward pass; nothing else is needed of the teacher.
+    work = 2 * flops(lambda: net(images)) / batch
     for name in ("float32", "bfloat16"):
         rates[f"{name} share of peak"] = rates[name] * work / peak[name]
     return rates

@@ -24,7 +24,7 @@ def interleaved(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str
 
 
 def flops(run: Callable[[], object]) -> int:
-    """Floating-point operations of matrix products and convolutions in `run`, forward and backward."""
+    """Floating-point operations of matrix products and convolutions in `run`."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()

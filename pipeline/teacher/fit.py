@@ -32,7 +32,7 @@ def train(
         trust: sha256 of user Python files whose code may run.
         compute: where and how to run.
         seed: of initial weights, order and augmentation.
-        work: an existing folder for the checkpoint, which is removed at the end.
+        work: an existing folder for the checkpoint; the caller removes it once the teacher is saved.
 
     Returns:
         The trained network, on the CPU.
@@ -48,7 +48,6 @@ def train(
     net = nn.Sequential(Normalise(params.mean, params.std), built.net)
     pool = Pool(data.images, {"label": data.labels}, compute.torch_device())
     fit(net, pool, _cross_entropy, params.recipe, compute, seed, checkpoint, what=f"training teacher {params.arch}")
-    checkpoint.clear()
     built.net.to("cpu")
     return built
 

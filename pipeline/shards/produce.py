@@ -71,6 +71,8 @@ def produce(
 ) -> tuple[ShardRecord, ...]:
     """Make the shards that are missing from an entered work directory; each one counts as soon as it is done.
 
+    No plans at all opens the workshop and leaves it: a scheduler lets one job do a long fit before it starts others.
+
     Returns:
         The records of all `plans`, in their order.
 
@@ -82,7 +84,9 @@ def produce(
     missing = [plan for plan in plans if work.record(plan) is None]
     if len(missing) < len(plans):
         sys.stderr.write(f"{work.name}: {len(plans) - len(missing)} of {len(plans)} shards are there already\n")
-    if missing:
+    if not plans:
+        maker()
+    elif missing:
         with closing(executor.map(maker, missing)) as shards:
             for shard in track(shards, work.name, total=len(missing), unit="shard"):
                 work.commit(shard.plan, shard.content, shard.record)

@@ -250,6 +250,19 @@ def test_a_range_makes_its_shards_and_the_whole_run_only_publishes(tmp_path: Pat
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
+def test_an_empty_range_does_the_fit_and_no_shard(tmp_path: Path):
+    opened: list[int] = []
+
+    def opening() -> Workshop:
+        opened.append(1)
+        return workshop()
+
+    with WorkDirectory(tmp_path, "noise", key(), "0:0") as work:
+        assert produce(work, (), ShardMaker(opening, 0, "noise", "png", soft_targets=True), Serial()) == ()
+    assert opened == [1]
+    assert list(tmp_path.rglob("*.tar")) == []
+
+
 def test_seconds_come_from_the_sidecars_so_that_a_rerun_costs_what_the_first_run_cost(tmp_path: Path):
     first = make(tmp_path, None, pause=0.01)
     assert all(record.seconds >= 0.01 for record in first)

@@ -77,11 +77,14 @@ class SourceTree:
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
         for node in _run_time_nodes(_parse(path)):
             for name in _imported_names(node, package):
-                # `from a.b import c` names a module or something in one: the longest name that is a file counts.
-                while name and name not in self.modules:
-                    name = name.rpartition(".")[0]
-                if name:
-                    yield name
+                if module_name := self._longest(name):
+                    yield module_name
+
+    def _longest(self, name: str) -> str:
+        """`from a.b import c` names a module or something in one: the longest name that is a file; else nothing."""
+        while name and name not in self.modules:
+            name = name.rpartition(".")[0]
+        return name
 
 
 def syntax_hash(tree: ast.AST) -> str:
@@ -124,16 +127,15 @@ def _tokens(value: object) -> Iterator[str]:
 
 def _normal(node: ast.AST, field: object) -> object:
     """A field as every Python version writes it, docstrings taken off."""
-    match node, field:
-        case (
-            ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef(),
-            [ast.Expr(value=ast.Constant(value=str())), *rest],
-        ):
-            return rest
-        case ast.JoinedStr(values=values), _:
-            return list(_merged(values))
-        case _:
-            return field
+    if isinstance(node, ast.JoinedStr):
+        return list(_merged(node.values))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and field is node.body:
+        match node.body[:1]:
+            case [ast.Expr(value=ast.Constant(value=str()))]:
+                return node.body[1:]
+            case _:
+                return node.body
+    return field
 
 
 def _merged(values: list[ast.expr]) -> Iterator[ast.expr]:

@@ -1,0 +1,193 @@
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.core.errors import ParamsError
+from pipeline.core.params import read_params
+from stages import check
+from stages.settings import Settings
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def errors(params: dict[str, Any]) -> list[str]:
+    return check.find(Settings(params)).errors
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
+def test_every_preset_is_right(project_root: Path, name: str) -> None:
+    assert errors(read_params(project_root / "presets" / f"{name}.yaml")) == []
+
+
+def put(key: str, value: object) -> Change:
+    """Set a dotted key."""
+
+    def change(params: dict[str, Any]) -> None:
+        *above, last = key.split(".")
+        for part in above:
+            params = params[part]
+        params[last] = value
+
+    return change
+
+
+def without(key: str) -> Change:
+    def change(params: dict[str, Any]) -> None:
+        *above, last = key.split(".")
+        for part in above:
+            params = params[part]
+        del params[last]
+
+    return change
+
+
+NO_DATA = {"source": "none"}
+
+WRONG: list[tuple[Change, str]] = [
+    (put("seed", -1), r"seed: -1: input should be greater than or equal to 0"),
+    (put("trust", ["abc"]), r"trust\.0: 'abc': "),
+    (put("compute.device", "gpu"), r"compute\.device: 'gpu': input should be 'auto', 'cpu' or 'cuda'"),
+    (put("compute.fast", True), r"compute\.fast: True: unknown key"),
+    (put("extra", {}), r"extra: unknown block; there are seed, trust"),
+    (without("evaluate"), r"evaluate: missing"),
+    (put("evaluate.batch", 0), r"evaluate\.batch: 0: "),
+    (put("report.title", 3), r"report\.title: 3: "),
+    (put("matrix.methods", ["zskd", "dream"]), r"matrix\.methods: 'dream': no such block; methods has noise, real"),
+    (put("matrix.students", ["tiny"]), r"matrix\.students: 'tiny': no such block; students has lenet5_half, resnet8"),
+    (put("matrix.students", ["resnet8", "resnet8"]), r"matrix\.students: 'resnet8': stands twice"),
+    (put("matrix.students", []), r"matrix\.students: \[\]: nothing to report"),
+    (put("matrix.seeds", [0, 0]), r"matrix\.seeds: 0: stands twice"),
+    (put("matrix.seeds", [-1]), r"matrix\.seeds: -1: expected 0 or more"),
+    (put("matrix.seeds", ["0"]), r"matrix\.seeds\.0: '0': "),
+    (put("matrix.references", ["zskd"]), r"matrix\.references: 'zskd': has no true labels"),
+    (put("matrix.methods", ["zskd"]), r"matrix\.references: 'real': expected one of matrix\.methods \(zskd\)"),
+    (put("data.source", "web"), r"data\.source: 'web': must be one of digits, torchvision, folder, none"),
+    (put("data.channels", 2), r"data\.channels: 2: "),
+    (put("data.channels", 3), r"teacher\.mean: \[0\.\d+\]: data\.channels is 3; give one number per channel"),
+    (put("data", NO_DATA), r"teacher\.source: 'train': needs real data, but data\.source is none"),
+    (put("data", NO_DATA), r"matrix\.methods: 'real': needs real data, but data\.source is none; take it out"),
+    (put("teacher.arch", "lenet9"), r"teacher\.arch: lenet9: "),
+    (put("teacher.recipe.optimiser", "lion"), r"teacher\.recipe\.optimiser: 'lion': "),
+    (put("shards.size", 0), r"shards\.size: 0: "),
+    (put("shards.holdout", 150), r"shards\.holdout: 150: expected a multiple of shards\.size \(100\)"),
+    (put("methods.zskd.count", 1950), r"methods\.zskd\.count: 1950: expected a multiple .* nearest: 1900 or 2000"),
+    (put("methods.zskd.temperature", "hot"), r"methods\.zskd\.temperature: 'hot': "),
+    (put("methods.zskd.tau", 20), r"methods\.zskd\.tau: 20: unknown key"),
+    (without("methods.zskd.count"), r"methods\.zskd\.count: missing; it has no default"),
+    (put("methods.dream", {"count": 100}), r"methods\.dream: no such method; there are class_impressions, "),
+    (put("distill.temperature", 0), r"distill\.temperature: 0"),
+    (put("students.resnet8.arch", "resnet9"), r"students\.resnet8\.arch: resnet9: "),
+    (put("students.resnet8.learning_rte", 0.1), r"students\.resnet8\.learning_rte: 0\.1: unknown key"),
+    (put("students.resnet8", 3), r"students\.resnet8: 3: expected a mapping"),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), WRONG, ids=[pattern for _, pattern in WRONG])
+def test_a_mistake_is_named_with_its_full_key_and_value(digits: dict[str, Any], change: Change, expected: str) -> None:
+    change(digits)
+    found = errors(digits)
+    assert any(re.match(expected, line) for line in found), found
+
+
+def test_one_mistake_is_one_line(digits: dict[str, Any]) -> None:
+    digits["methods"]["zskd"]["temperature"] = "hot"
+    assert len(errors(digits)) == 1
+
+
+def test_all_mistakes_come_at_once(digits: dict[str, Any]) -> None:
+    put("seed", "x")(digits)
+    put("compute.device", "gpu")(digits)
+    put("methods.zskd.count", 1)(digits)
+    put("methods.noise.distribution", "pink")(digits)
+    put("students.resnet8.arch", "resnet9")(digits)
+    put("report.title", None)(digits)
+    found = errors(digits)
+    for key in ("seed", "compute.device", "methods.zskd.count", "methods.noise.distribution", "students.resnet8.arch"):
+        assert sum(line.startswith(f"{key}: ") for line in found) == 1, key
+    assert len(found) == 6
+
+
+def test_a_student_of_the_wrong_size_is_found_before_anything_runs(digits: dict[str, Any]) -> None:
+    put("data.size", 8)(digits)
+    assert any(line.startswith("students.lenet5_half.arch: ") for line in errors(digits))
+
+
+def checkpoint(path: str) -> dict[str, Any]:
+    return {
+        "source": "checkpoint",
+        "path": path,
+        "key": None,
+        "arch": "resnet20",
+        "classes": 10,
+        "channels": 1,
+        "size": 16,
+        "mean": [0.5],
+        "std": [0.5],
+    }
+
+
+def test_a_teacher_from_a_file_needs_no_data(digits: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").touch()
+    put("data", NO_DATA)(digits)
+    put("teacher", checkpoint(str(tmp_path / "weights.pt")))(digits)
+    put("matrix.methods", ["noise", "zskd"])(digits)
+    put("matrix.references", [])(digits)
+    found = check.find(Settings(digits))
+    assert (found.errors, found.warnings) == ([], [])
+    put("shards.holdout", 0)(digits)
+    assert any("held-out shards" in line for line in errors(digits))
+
+
+def test_a_teacher_that_does_not_fit_the_data_is_an_error(digits: dict[str, Any]) -> None:
+    put("teacher", checkpoint("none.pt") | {"size": 32})(digits)
+    assert "teacher.size: 32: data.size is 16; make them equal, or set data.source: none" in errors(digits)
+
+
+def test_missing_files_are_warnings(digits: dict[str, Any]) -> None:
+    put("teacher", checkpoint("nowhere/weights.pt"))(digits)
+    put("data", {"source": "folder", "root": "nowhere", "size": 16, "channels": 1})(digits)
+    found = check.find(Settings(digits))
+    assert found.warnings == ["data.root: nowhere: no such folder", "teacher.path: nowhere/weights.pt: no such file"]
+
+
+def test_a_users_file_that_is_not_trusted_yet_is_shown_with_its_hash(digits: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "net.py"
+    path.write_bytes(b"raise SystemExit('never run')\n")
+    own = checkpoint("") | {"source": "python", "path": str(path), "callable": "build", "checkpoint": None}
+    del own["arch"]
+    put("teacher", own)(digits)
+    (warning,) = check.find(Settings(digits)).warnings
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert warning.endswith(digest)
+    put("trust", [digest])(digits)
+    assert check.find(Settings(digits)).warnings == []
+
+
+def test_the_command_says_that_all_is_right(
+    project_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project_root)
+    check.main()
+    assert capsys.readouterr().out == "params.yaml is right\n"
+
+
+def test_the_command_lists_every_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("seed: -1\n")
+    with pytest.raises(ParamsError) as caught:
+        check.main()
+    lines = str(caught.value).splitlines()
+    assert re.fullmatch(r"params\.yaml: \d+ errors", lines[0])
+    assert len(lines) == int(lines[0].split()[1]) + 1
+
+
+def test_checking_takes_no_time(digits: dict[str, Any]) -> None:
+    errors(digits)
+    start = time.process_time()
+    errors(digits)
+    assert time.process_time() - start < 1

@@ -1,0 +1,149 @@
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.code import SourceTree
+from pipeline.core.errors import PipelineError
+from stages.code import consumers, content, write
+from stages.settings import Settings
+
+
+@pytest.fixture
+def tree(tmp_path: Path, project_root: Path) -> SourceTree:
+    for package in ("pipeline", "stages"):
+        shutil.copytree(project_root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return SourceTree(tmp_path)
+
+
+def texts(tree: SourceTree, settings: Settings) -> dict[str, str]:
+    fresh = SourceTree(tree.root)
+    return {name: content(fresh, roots, settings) for name, roots in consumers(settings).items()}
+
+
+def modules(text: str) -> set[str]:
+    return {line.split("  ")[1] for line in text.splitlines()[1:]}
+
+
+def test_there_is_a_file_for_every_consumer_in_the_matrix_and_no_other(settings: Settings) -> None:
+    assert set(consumers(settings)) == {
+        "teacher",
+        "report",
+        *(f"methods/{name}" for name in ("noise", "class_impressions", "zskd", "real")),
+        *(f"{kind}/{name}" for kind in ("students", "evaluate") for name in ("lenet5_half", "resnet8")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("consumer", "inside", "outside"),
+    [
+        ("teacher", "pipeline.nets.lenet", "pipeline.nets.resnet"),
+        ("teacher", "pipeline.datasets", "pipeline.distill"),
+        ("methods/zskd", "pipeline.methods.zskd", "pipeline.methods.class_impressions"),
+        ("methods/zskd", "pipeline.nets.lenet", "pipeline.nets.resnet"),
+        ("methods/zskd", "pipeline.shards.encode", "pipeline.datasets"),
+        ("methods/real", "pipeline.datasets", "pipeline.distill"),
+        ("students/resnet8", "pipeline.nets.resnet", "pipeline.nets.lenet"),
+        ("students/resnet8", "pipeline.shards.reader", "pipeline.shards.produce"),
+        ("students/lenet5_half", "pipeline.nets.lenet", "pipeline.nets.resnet"),
+        ("students/lenet5_half", "pipeline.distill", "pipeline.methods"),
+        ("students/lenet5_half", "pipeline.training", "pipeline.synthesis"),
+        ("evaluate/resnet8", "pipeline.evaluate", "pipeline.report"),
+        ("evaluate/resnet8", "pipeline.nets.lenet", "pipeline.methods"),
+        ("report", "pipeline.report", "pipeline.training"),
+        ("report", "pipeline/report/page.html.j2", "pipeline.methods"),
+    ],
+)
+def test_a_consumer_holds_what_it_runs_and_not_what_others_run(
+    project_root: Path, settings: Settings, consumer: str, inside: str, outside: str
+) -> None:
+    found = modules(content(SourceTree(project_root), consumers(settings)[consumer], settings))
+    assert inside in found
+    assert outside not in found
+    assert {name for name in found if name.startswith("stages.")} <= SHARED | MAIN[consumer.partition("/")[0]]
+
+
+SHARED = {"stages.settings", "stages.workspace", "stages.provenance", "stages.method"}
+MAIN = {
+    "teacher": {"stages.teacher"},
+    "methods": {"stages.synthesize"},
+    "students": {"stages.distill"},
+    "evaluate": {"stages.evaluate"},
+    "report": {"stages.report"},
+}
+
+
+def test_touching_any_module_changes_the_files_of_those_that_hold_it_and_no_other(
+    tree: SourceTree, settings: Settings
+) -> None:
+    before = texts(tree, settings)
+    for module, path in tree.modules.items():
+        original = path.read_text()
+        path.write_text(f"{original}\n_touched = 1\n")
+        after = texts(tree, settings)
+        path.write_text(original)
+        changed = {name for name in before if before[name] != after[name]}
+        assert changed == {name for name, text in before.items() if module in modules(text)}, module
+
+
+def test_comments_docstrings_and_formatting_change_nothing(tree: SourceTree, settings: Settings) -> None:
+    before = texts(tree, settings)
+    for path in tree.modules.values():
+        path.write_text(re.sub(r"\n\n\n", "\n\n\n\n# A remark.\n\n", path.read_text()) + "\n\n# The end.\n")
+    assert texts(tree, settings) == before
+
+
+def test_a_new_architecture_file_changes_nothing_and_a_student_in_it_adds_its_own(
+    tree: SourceTree, settings: Settings
+) -> None:
+    before = texts(tree, settings)
+    shutil.copy(tree.root / "pipeline/nets/wrn.py", tree.root / "pipeline/nets/newest.py")
+    shutil.copy(tree.root / "pipeline/methods/noise.py", tree.root / "pipeline/methods/newest.py")
+    assert texts(tree, settings) == before
+    settings.params["students"]["fresh"] = {"arch": "wrn_16_1"}
+    settings.params["matrix"]["students"].append("fresh")
+    after = texts(tree, settings)
+    assert {name for name in after if before.get(name) != after[name]} == {"students/fresh", "evaluate/fresh"}
+
+
+def test_live_labels_bring_the_teachers_architecture_into_a_student(settings: Settings, project_root: Path) -> None:
+    settings.params["students"]["resnet8"]["labels"] = "live"
+    text = content(SourceTree(project_root), consumers(settings)["students/resnet8"], settings)
+    assert {"pipeline.nets.resnet", "pipeline.nets.lenet"} <= modules(text)
+
+
+def test_a_proxy_in_a_methods_block_brings_its_architecture_along(settings: Settings) -> None:
+    settings.params["methods"]["zskd"]["proxy"] = {"arch": "wrn_16_1"}
+    assert "pipeline.nets.wrn" in consumers(settings)["methods/zskd"]
+
+
+def test_another_data_block_changes_only_the_method_that_reads_real_data(
+    settings: Settings, project_root: Path
+) -> None:
+    tree = SourceTree(project_root)
+    before = texts(tree, settings)
+    settings.params["data"]["size"] = 20
+    after = texts(tree, settings)
+    assert {name for name in after if before[name] != after[name]} == {"methods/real"}
+
+
+def test_teachers_from_elsewhere_bring_the_module_that_builds_them(settings: Settings) -> None:
+    settings.params["teacher"] = {"source": "torchvision", "name": "resnet18"}
+    assert consumers(settings)["teacher"] == ("stages.teacher", "pipeline.nets.external")
+    settings.params["teacher"] = {"source": "python", "path": "net.py", "callable": "build"}
+    assert consumers(settings)["teacher"] == ("stages.teacher", "pipeline.nets.userfile")
+
+
+def test_files_of_consumers_that_are_gone_disappear(tmp_path: Path, project_root: Path, settings: Settings) -> None:
+    write(SourceTree(project_root), settings, tmp_path / "code")
+    settings.params["matrix"]["students"].remove("resnet8")
+    write(SourceTree(project_root), settings, tmp_path / "code")
+    assert sorted(path.name for path in (tmp_path / "code" / "students").iterdir()) == ["lenet5_half"]
+
+
+@pytest.mark.parametrize("key", ["methods", "students"])
+def test_a_name_without_a_block_is_an_error(settings: Settings, key: str) -> None:
+    settings.params["matrix"][key].append("missing")
+    with pytest.raises(PipelineError, match=rf"{key}\.missing"):
+        consumers(settings)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -50,8 +51,6 @@ PICKLED = {
     "empty": "not a torch checkpoint",
     "cut": "damaged archive",
     "cut-old-format": "damaged checkpoint",
-    "no-state-dict": r"no state dict found: it holds epoch \(int\), weights \(dict\)",
-    "two-state-dicts": "state dicts under state_dict, model; say which",
 }
 SAFETENSORS = {
     "t9-huge-header": r"its header claims \d+ of \d+ bytes",
@@ -131,7 +130,6 @@ def overstated(content):
     return content[: at + 20] + struct.pack("<II", 1 << 30, 1 << 30) + content[at + 28 :]
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 def pickled_attacks(canary):
     old = {"_use_new_zipfile_serialization": False}
     plain = saved({"a": torch.zeros(2)})
@@ -159,8 +157,6 @@ def pickled_attacks(canary):
         "empty": b"",
         "cut": plain[:-30],
         "cut-old-format": saved({"a": torch.zeros(1000)}, **old)[:-30],
-        "no-state-dict": saved({"epoch": 3, "weights": {"a": 1}}),
-        "two-state-dicts": saved({"state_dict": {"a": torch.zeros(1)}, "model": {"a": torch.ones(1)}}),
     }
 
 
@@ -191,7 +187,9 @@ def safetensors_attacks():
 @pytest.fixture(scope="module")
 def reading(tmp_path_factory):
     folder = tmp_path_factory.mktemp("attacks")
-    for name, content in pickled_attacks(folder / "canary").items():
+    with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated, and zipfile doubts duplicates
+        pickled = pickled_attacks(folder / "canary")
+    for name, content in pickled.items():
         (folder / f"attack-{name}.pt").write_bytes(content)
     for name, content in safetensors_attacks().items():
         (folder / f"attack-{name}.safetensors").write_bytes(content)

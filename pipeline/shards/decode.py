@@ -40,7 +40,7 @@ def decode_npy(payload: memoryview, dtype: str, shape: tuple[int, ...], where: s
     text = npy_text(dtype, shape)
     start = len(MAGIC) + 2
     if len(payload) < start or bytes(payload[: len(MAGIC)]) != MAGIC:
-        raise ShardError(f"{where}: not a version 1.0 npy file")
+        raise ShardError(f"{where}: expected a version 1.0 npy file")
     end = start + int.from_bytes(payload[len(MAGIC) : start], "little")
     found = bytes(payload[start : min(end, start + 1024)])
     if end > start + 1024 or found[-1:] != b"\n" or found[:-1].rstrip(b" ") != text:

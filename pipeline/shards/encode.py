@@ -12,18 +12,13 @@ from webdataset.writer import TarWriter
 from pipeline.core.errors import ShardError
 from pipeline.shards.npy import npy_header
 from pipeline.shards.png import COLOUR_TYPES, encode_png
-from pipeline.shards.schema import Encoding, Split
+from pipeline.shards.schema import Encoding, Split, key_of
+from pipeline.shards.tar import MODE
 
-__all__ = ["MODE", "encode_shard", "key_of"]
+__all__ = ["encode_shard"]
 
-MODE = 0o644  # of every member
 _SUM_TOLERANCE = 1e-3
 _DTYPES = {"png": torch.uint8, "npy": torch.float16}
-
-
-def key_of(split: Split, index: int, sample: int) -> str:
-    """A sample's key, unique in its dataset and without a dot, such as ``t00000-00042``."""
-    return f"{split[0]}{index:05d}-{sample:05d}"
 
 
 def encode_shard(

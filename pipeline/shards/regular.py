@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.shards.encode import MODE, key_of
 from pipeline.shards.npy import npy_header
 from pipeline.shards.png import IEND, PngLayout, layout
-from pipeline.shards.schema import FieldSpec, Split
-from pipeline.shards.tar import BLOCK
+from pipeline.shards.schema import FieldSpec, Split, key_of
+from pipeline.shards.tar import BLOCK, MODE
 from pipeline.shards.values import Arrays
 
 __all__ = ["ShardShape", "read_regular"]
@@ -144,7 +143,7 @@ def _arrays(payload: Bytes, spec: FieldSpec) -> NDArray[Any] | None:
     head = np.frombuffer(npy_header(spec.dtype, spec.shape), np.uint8)
     if (payload[:, : len(head)] != head).any():
         return None
-    numbers = np.ascontiguousarray(payload[:, len(head) :]).view(np.dtype(spec.dtype).newbyteorder("<"))
+    numbers = payload[:, len(head) :].copy().view(np.dtype(spec.dtype).newbyteorder("<"))
     return numbers.reshape(len(payload), *spec.shape)
 
 
@@ -165,7 +164,7 @@ def _pngs(payload: Bytes, spec: FieldSpec) -> NDArray[np.uint8] | None:
     tail = np.frombuffer(IEND, np.uint8)
     if lines[:, :, 0].any() or (payload[:, -len(tail) :] != tail).any() or not _sums_fit(payload, parts, offset, plan):
         return None
-    return np.ascontiguousarray(lines[:, :, 1:].reshape(-1, size, size, channels).transpose(0, 3, 1, 2))
+    return lines[:, :, 1:].reshape(-1, size, size, channels).transpose(0, 3, 1, 2).copy()
 
 
 def _sums_fit(payload: Bytes, parts: list[Bytes], offset: int, plan: PngLayout) -> bool:

@@ -24,6 +24,7 @@ __all__ = [
     "TeacherCard",
     "Totals",
     "fields_of",
+    "key_of",
     "manifest_bytes",
     "parse_manifest",
     "read_manifest",
@@ -157,6 +158,11 @@ def fields_of(encoding: Encoding, channels: int, size: int, classes: int, soft_t
 def shard_name(split: Split, index: int) -> str:
     """A shard's file name, such as ``train-00000.tar``."""
     return f"{split}-{index:05d}.tar"
+
+
+def key_of(split: Split, index: int, sample: int) -> str:
+    """A sample's key, unique in its dataset and without a dot, such as ``t00000-00042``."""
+    return f"{split[0]}{index:05d}-{sample:05d}"
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

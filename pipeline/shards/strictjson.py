@@ -23,6 +23,9 @@ def parse_object(content: bytes, name: str, limits: Limits) -> dict[str, Any]:
     """
     if len(content) > limits.manifest_bytes:
         raise ShardError(f"{name}: {len(content)} bytes, expected at most {limits.manifest_bytes}")
+    # Each value needs one of these before it; counted first, since small text can make large objects.
+    if sum(map(content.count, (b",", b"[", b"{"))) > limits.json_nodes:
+        raise ShardError(f"{name}: more than {limits.json_nodes} values")
     reader = _Reader(name, limits)
     try:
         value = json.loads(
@@ -36,7 +39,7 @@ def parse_object(content: bytes, name: str, limits: Limits) -> dict[str, Any]:
         raise ShardError(f"{name}: nested deeper than {limits.json_depth} levels") from None
     except ValueError as error:  # bad UTF-8 or bad JSON
         raise ShardError(f"{name}: not JSON: {' '.join(str(error).split())[:200]}") from None
-    _measure(value, name, limits)
+    _check_depth(value, name, limits)
     if not isinstance(value, dict):
         raise ShardError(f"{name}: expected a JSON object, found {type(value).__name__}")
     return cast(dict[str, Any], value)
@@ -73,14 +76,10 @@ class _Reader:
         return text
 
 
-def _measure(value: Any, name: str, limits: Limits) -> None:
-    """Refuse too many values and too much depth, without recursion."""
+def _check_depth(value: Any, name: str, limits: Limits) -> None:
+    """Refuse too much depth, without recursion."""
     level: list[Any] = [value]
-    nodes = 0
     for _ in range(limits.json_depth):
-        nodes += len(level)
-        if nodes > limits.json_nodes:
-            raise ShardError(f"{name}: more than {limits.json_nodes} values")
         level = [item for parent in level for item in _children(parent)]
         if not level:
             return

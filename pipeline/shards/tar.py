@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from pipeline.core.errors import ShardError
 
-__all__ = ["BLOCK", "Member", "RawSample", "members", "samples"]
+__all__ = ["BLOCK", "MODE", "Member", "RawSample", "members", "samples"]
 
 BLOCK = 512
+MODE = 0o644  # that we give to every member
 _ZEROS = bytes(BLOCK)
 _NAME = re.compile(rb"[A-Za-z0-9_-]{1,64}(\.[a-z0-9]{1,16}){1,2}")
 _MAGIC = b"ustar\x0000"

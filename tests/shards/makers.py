@@ -1,0 +1,211 @@
+"""Datasets for the tests of the format: honest ones, and ones that were tampered with and sealed again."""
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.shards.encode import encode_shard
+from pipeline.shards.reader import Samples
+from pipeline.shards.regular import ShardShape
+from pipeline.shards.schema import (
+    FORMAT_VERSION,
+    Encoding,
+    Manifest,
+    ShardEntry,
+    Split,
+    TeacherCard,
+    Totals,
+    fields_of,
+    manifest_bytes,
+    shard_name,
+)
+from pipeline.shards.values import Tally
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a made-up dataset looks like."""
+
+    encoding: Encoding = "npy"
+    channels: int = 1
+    size: int = 4
+    classes: int = 10
+    targets: bool = False
+    train: tuple[int, ...] = (3, 2)  # samples per shard
+    holdout: tuple[int, ...] = (2,)
+    seed: int = 0
+
+
+def draw(plan: Plan, count: int, seed: int) -> Samples:
+    """Random samples as a writer would hand them over."""
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, plan.channels, plan.size, plan.size, generator=rng)
+    stored = images.mul(255).round().to(torch.uint8) if plan.encoding == "png" else images.half()
+    logits = torch.randn(count, plan.classes, generator=rng)
+    targets = torch.rand(count, plan.classes, generator=rng).softmax(1)
+    return Samples(stored, logits, targets.argmax(1), targets if plan.targets else None)
+
+
+def encode(samples: Samples, encoding: Encoding, split: Split = "train", index: int = 0) -> bytes:
+    return encode_shard(samples.images, samples.logits, samples.targets, samples.cls, encoding, split, index)
+
+
+def fields(plan: Plan) -> dict:
+    return fields_of(plan.encoding, plan.channels, plan.size, plan.classes, plan.targets)
+
+
+def shape(plan: Plan, samples: int, split: Split = "train", index: int = 0) -> ShardShape:
+    return ShardShape(split, index, samples, fields(plan))
+
+
+def write(folder: Path, plan: Plan) -> dict[Split, list[Samples]]:
+    """Write a whole dataset; returns what went into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made: dict[Split, list[Samples]] = {"train": [], "holdout": []}
+    entries: list[ShardEntry] = []
+    tally = Tally(plan.classes)
+    for split, counts in (("train", plan.train), ("holdout", plan.holdout)):
+        for index, count in enumerate(counts):
+            samples = draw(plan, count, plan.seed * 1000 + len(entries))
+            content = encode(samples, plan.encoding, split, index)
+            (folder / shard_name(split, index)).write_bytes(content)
+            entries.append(entry(content, split, index, count))
+            made[split].append(samples)
+            if split == "train":
+                tally.add(samples.logits, samples.cls)
+    manifest = describe(plan, entries, tally)
+    (folder / "manifest.json").write_bytes(manifest_bytes(manifest))
+    return made
+
+
+def entry(content: bytes, split: Split, index: int, count: int) -> ShardEntry:
+    return ShardEntry(
+        name=shard_name(split, index),
+        split=split,
+        samples=count,
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def describe(plan: Plan, entries: list[ShardEntry], tally: Tally) -> Manifest:
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        method="noise",
+        method_params={"beta": [1.0, 0.1], "steps": 3},
+        data_free=True,
+        teacher=TeacherCard(
+            arch="lenet5",
+            sha256="0" * 64,
+            classes=tuple(f"class {number}" for number in range(plan.classes)),
+            channels=plan.channels,
+            size=plan.size,
+            mean=(0.5,) * plan.channels,
+            std=(0.25,) * plan.channels,
+        ),
+        seed=7,
+        encoding=plan.encoding,
+        fields=fields(plan),
+        shards=tuple(entries),
+        samples=Totals(train=sum(plan.train), holdout=sum(plan.holdout)),
+        class_histogram=tuple(tally.histogram),
+        teacher_agreement=tally.agreement,
+    )
+
+
+def forge(folder: Path, content: bytes, plan: Plan, samples: int = 1) -> Path:
+    """A dataset of one shard with this content, under a manifest that fits it: what a hostile sender would make."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train-00000.tar").write_bytes(content)
+    tally = Tally(plan.classes)
+    tally.histogram[0] = tally.agreed = samples
+    one = Plan(**{**plan.__dict__, "train": (samples,), "holdout": ()})
+    manifest = describe(one, [entry(content, "train", 0, samples)], tally)
+    (folder / "manifest.json").write_bytes(manifest_bytes(manifest))
+    return folder
+
+
+def header(name: bytes, size: int | bytes, kind: bytes = b"0", magic: bytes = b"ustar\x0000", **fields: bytes) -> bytes:
+    """A tar header with the right checksum and anything else the caller wants; `fields` are at64=b"..." and so on."""
+    block = bytearray(512)
+    block[: len(name)] = name
+    block[100:108], block[108:116], block[116:124] = b"0000644\0", b"0000000\0", b"0000000\0"
+    block[124:136] = size if isinstance(size, bytes) else b"%011o\0" % size
+    block[136:148] = b"00000000000\0"
+    block[156:157] = kind
+    block[257:265] = magic
+    for place, value in fields.items():
+        start = int(place.removeprefix("at"))
+        block[start : start + len(value)] = value
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def member(name: str, payload: bytes) -> bytes:
+    return header(name.encode(), len(payload)) + padded(payload)
+
+
+def padded(payload: bytes) -> bytes:
+    return payload + bytes(-len(payload) % 512)
+
+
+def archive(*parts: bytes) -> bytes:
+    body = b"".join(parts)
+    return body + bytes(1024 + -(len(body) + 1024) % 10240)
+
+
+def npy(array: np.ndarray) -> bytes:
+    """An array as numpy itself writes it."""
+    import io
+
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, version=(1, 0))
+    return stream.getvalue()
+
+
+def raw_npy(header: bytes, payload: bytes, version: bytes = b"\x01\x00") -> bytes:
+    """An npy file with any header."""
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header + payload
+
+
+def parts(
+    plan: Plan, key: str = "t00000-00000", order: str = "cls logits.npy npy", **payloads: bytes
+) -> dict[str, bytes]:
+    """The payloads of one good sample by full member name, some replaced; `logits` stands for logits.npy."""
+    samples = draw(plan, 1, seed=0)
+    logits = np.zeros(plan.classes, np.float32)
+    logits[0] = 1
+    good = {
+        "cls": b"0",
+        "logits.npy": npy(logits),
+        "npy": npy(samples.images[0].numpy()),
+    }
+    replaced = {name.replace("logits", "logits.npy"): payload for name, payload in payloads.items()}
+    return {f"{key}.{name}": (good | replaced)[name] for name in order.split()}
+
+
+def equal(left: Samples, right: Samples) -> bool:
+    return all(
+        (one is None and other is None)
+        or (
+            isinstance(one, Tensor)
+            and isinstance(other, Tensor)
+            and one.dtype == other.dtype
+            and torch.equal(one, other)
+        )
+        for one, other in zip(left, right, strict=True)
+    )
+
+
+def together(many: list[Samples]) -> Samples:
+    targets = (
+        None if many[0].targets is None else torch.cat([part.targets for part in many if part.targets is not None])
+    )
+    images, logits, cls = (torch.cat([part[place] for part in many]) for place in range(3))
+    return Samples(images, logits, cls, targets)

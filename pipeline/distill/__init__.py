@@ -1,0 +1,8 @@
+"""Students, trained from shards alone: the recipe, the loop's inputs, the student that comes out."""
+
+from pipeline.distill.history import write_history
+from pipeline.distill.params import DistillParams, merge
+from pipeline.distill.student import Student, StudentInfo
+from pipeline.distill.train import train
+
+__all__ = ["DistillParams", "Student", "StudentInfo", "merge", "train", "write_history"]

@@ -1,14 +1,10 @@
 """Stage `distill`: one student, trained on one dataset, from its shards alone."""
 
 import argparse
-import csv
-import io
 import time
 
-from pipeline.core.checkpoint import Checkpoint
-from pipeline.core.errors import run_or_exit
-from pipeline.core.files import sha256_file, write_atomic
-from pipeline.distill import merge, train
+from pipeline.core.errors import TeacherError, run_or_exit
+from pipeline.distill import DistillParams, merge, train, write_history
 from pipeline.metrics import cell_name
 from pipeline.shards.reader import Dataset
 from pipeline.teacher.model import Teacher
@@ -16,4 +12,74 @@ from stages.provenance import PROVENANCE, write_provenance
 from stages.settings import DATA, Settings, code_of, lesson_of
 from stages.workspace import workspace
 
-__all__ = ["main"]
+__all__ = ["distill", "main"]
+
+
+def distill(settings: Settings, row: str, name: str, seed: int) -> None:
+    """Train one student; write it, its history and what it cost.
+
+    Args:
+        settings: the parameters.
+        row: the dataset, or `<dataset>_labels` to train on the dataset's own labels without the teacher's help.
+        name: the student's, in params.yaml.
+        seed: the student's.
+
+    Raises:
+        PipelineError: parameters that are wrong, a damaged dataset, a training that diverges.
+    """
+    arch, params = merge(settings.mapping("distill"), settings.mapping(f"students.{name}"), f"students.{name}")
+    lesson, cell, compute = lesson_of(row), cell_name(row, name, seed), settings.compute
+    if lesson.true_labels:
+        params = params.model_copy(update={"labels": "target"})
+    dataset = Dataset.open(DATA / "synthetic" / lesson.dataset)
+    key = {
+        "arch": arch,
+        "params": params.model_dump(mode="json"),
+        "seed": seed,
+        "compute": compute.model_dump(),
+        "dataset": dataset.sha256,
+        "code": code_of(f"students/{name}"),
+    }
+    start = time.perf_counter()
+    with workspace(f"students/{cell}", key) as work:
+        student, history = train(
+            dataset, arch, params, seed, compute, work, _teacher(settings, params, dataset), trust=settings.trust
+        )
+        student.save(DATA / "students" / cell)
+    write_history(history, DATA / "history" / f"{cell}.csv")
+    write_provenance(
+        PROVENANCE / "students" / f"{cell}.json",
+        seconds=time.perf_counter() - start,
+        images=params.batch * params.steps,
+        workers=1,
+        compute=compute,
+    )
+
+
+def _teacher(settings: Settings, params: DistillParams, dataset: Dataset) -> Teacher | None:
+    """The teacher, when it is to label every view; it must be the one that labelled the dataset."""
+    if params.labels != "live":
+        return None
+    folder = DATA / "teacher"
+    teacher = Teacher.load(folder, settings.trust)
+    expected = dataset.manifest.teacher.sha256
+    if teacher.info.sha256 != expected:
+        raise TeacherError(
+            f"{folder}: sha256 {teacher.info.sha256}, but {dataset.manifest.method} was labelled by {expected}; "
+            "run `dvc repro` to bring both together, or set distill.labels: stored"
+        )
+    return teacher
+
+
+def main() -> None:
+    """`python -m stages.distill METHOD STUDENT SEED`."""
+    parser = argparse.ArgumentParser(prog="python -m stages.distill", description=__doc__)
+    parser.add_argument("row", metavar="METHOD", help="the dataset to learn from, or DATASET_labels for its own labels")
+    parser.add_argument("student", metavar="STUDENT", help="a name under `students` in params.yaml")
+    parser.add_argument("seed", metavar="SEED", type=int)
+    arguments = parser.parse_args()
+    distill(Settings.read(), arguments.row, arguments.student, arguments.seed)
+
+
+if __name__ == "__main__":
+    run_or_exit(main)

@@ -37,7 +37,7 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path, limits: Limits = LIMITS) -> Self:
-        """Verify the manifest and that exactly its shards lie in the folder, with the right sizes.
+        """Verify the manifest and that exactly its shards lie in the folder.
 
         Args:
             folder: the dataset.
@@ -175,13 +175,11 @@ def _check_budget(folder: Path, manifest: Manifest, limits: Limits) -> None:
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
     """Exactly the manifest's shards must be there; other files (a card, a preview) are nobody's business."""
-    expected = {entry.name: entry.bytes for entry in manifest.shards}
-    with os.scandir(folder) as files:
-        found = {file.name: file.stat(follow_symlinks=False).st_size for file in files if ".tar" in file.name.lower()}
-    for name in sorted(expected):
-        if name not in found:
-            raise ShardError(f"{folder / name}: missing, the manifest names it; fetch or make the dataset again")
-    stale = sorted(name for name in found if name not in expected and name.lower().endswith(".tar"))
-    if stale:
-        shown = stale[0].encode("ascii", "backslashreplace").decode()
-        raise ShardError(f"{folder / shown}: not in the manifest (a leftover of another dataset?); remove it")
+    expected = {entry.name for entry in manifest.shards}
+    found = {name for name in os.listdir(folder) if name.lower().endswith(".tar")}
+    if expected - found:
+        missing = folder / min(expected - found)
+        raise ShardError(f"{missing}: missing, the manifest names it; fetch or make the dataset again")
+    if found - expected:
+        stale = min(found - expected).encode("ascii", "backslashreplace").decode()
+        raise ShardError(f"{folder / stale}: not in the manifest (a leftover of another dataset?); remove it")

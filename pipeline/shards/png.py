@@ -1,8 +1,8 @@
 """PNG as we write it: 8 bit grey or RGB, no filter, deflate's stored blocks.
 
 Nothing is compressed, on purpose: the bytes depend on the pixels alone and on no version of zlib, every image of a
-dataset has the same length, and reading needs no inflate. Small images gain little from deflate once each tar member
-is rounded up to 512 bytes.
+dataset has the same length, and reading needs no inflate. The price, with tar's headers counted in: a shard of smooth
+32x32 photographs is a fifth larger than with deflate, one of noisy images hardly.
 """
 
 import struct

@@ -1,6 +1,5 @@
 """Reading a dataset: strict, verified, quick. Every shard's sha256 is checked before its first sample, every run."""
 
-import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -176,7 +175,7 @@ def _check_budget(folder: Path, manifest: Manifest, limits: Limits) -> None:
 def _check_files(folder: Path, manifest: Manifest) -> None:
     """Exactly the manifest's shards must be there; other files (a card, a preview) are nobody's business."""
     expected = {entry.name for entry in manifest.shards}
-    found = {name for name in os.listdir(folder) if name.lower().endswith(".tar")}
+    found = {path.name for path in folder.iterdir() if path.name.lower().endswith(".tar")}
     if expected - found:
         missing = folder / min(expected - found)
         raise ShardError(f"{missing}: missing, the manifest names it; fetch or make the dataset again")

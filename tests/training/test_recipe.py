@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+
+from pipeline.core.errors import ParamsError
+from pipeline.training import learning_rate, make_optimiser
+
+
+def test_the_cosine_starts_at_the_top_passes_half_in_the_middle_and_ends_near_zero(recipe):
+    run = recipe(epochs=10, steps_per_epoch=20, learning_rate=0.4)
+    assert learning_rate(run, 0) == 0.4
+    assert learning_rate(run, 100) == pytest.approx(0.2)
+    assert learning_rate(run, 50) == pytest.approx(0.2 * (1 + math.sqrt(0.5)))
+    assert 0 < learning_rate(run, 199) < 0.4 * (math.pi / 200) ** 2
+
+
+def test_warm_up_is_a_straight_line_that_the_schedule_takes_over_at_the_top(recipe):
+    run = recipe(epochs=10, steps_per_epoch=4, warmup_epochs=2.5, learning_rate=1.0)
+    assert [learning_rate(run, step) for step in range(10)] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert learning_rate(run, 10) == pytest.approx(1.0)
+    assert learning_rate(run, 25) == pytest.approx(0.5), "half of what follows the warm-up"
+
+
+def test_steps_fall_by_decay_at_each_milestone_of_the_whole_run(recipe):
+    run = recipe(epochs=10, steps_per_epoch=10, schedule="step", milestones=[0.3, 0.6], decay=0.2, learning_rate=1.0)
+    rates = [learning_rate(run, step) for step in (0, 29, 30, 59, 60, 99)]
+    assert rates == pytest.approx([1.0, 1.0, 0.2, 0.2, 0.04, 0.04])
+
+
+def test_a_constant_rate_stays(recipe):
+    run = recipe(schedule="constant", learning_rate=0.3)
+    assert {learning_rate(run, step) for step in range(run.steps)} == {0.3}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_fused_optimisers_do_what_plain_ones_do(recipe, name):
+    rng = torch.Generator().manual_seed(0)
+    start = torch.randn(4, 3, 5, 5, generator=rng).contiguous(memory_format=torch.channels_last)
+    gradients = [torch.randn(4, 3, 5, 5, generator=rng) for _ in range(3)]
+    plain = {
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8, weight_decay=0.01, foreach=False),
+        "adam": lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.8, 0.999), weight_decay=0.01, foreach=False),
+        "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, betas=(0.8, 0.999), weight_decay=0.01, foreach=False),
+    }[name]
+    block = recipe(optimiser=name, learning_rate=0.1, momentum=0.8, weight_decay=0.01)
+    ends = []
+    for maker in (plain, lambda p: make_optimiser(block, p)):
+        weight = torch.nn.Parameter(start.clone(memory_format=torch.preserve_format))
+        optimiser = maker([weight])
+        for gradient in gradients:
+            weight.grad = torch.empty_like(weight).copy_(gradient)
+            optimiser.step()
+        ends.append(weight.detach())
+    torch.testing.assert_close(ends[0], ends[1])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("batch", 0),
+        ("learning_rate", 0),
+        ("milestones", [1.5]),
+        ("clip_norm", -1.0),
+        ("momentum", 1.0),
+        ("mixup", -0.1),
+    ],
+)
+def test_impossible_values_are_named(recipe, key, value):
+    with pytest.raises(ParamsError, match=rf"recipe\.{key}"):
+        recipe(**{key: value})
+
+
+def test_an_impossible_view_is_named_with_its_full_key(recipe):
+    with pytest.raises(ParamsError, match=r"recipe\.augment\.scale\.0: -1"):
+        recipe(augment={"scale": [-1.0, 1.0]})

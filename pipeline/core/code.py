@@ -3,8 +3,9 @@
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.core.errors import WorkError
 from pipeline.core.files import sha256_bytes, sha256_file
@@ -60,7 +61,7 @@ class SourceTree:
         found: dict[str, str] = {}
         for module in modules:
             path = self.modules[module]
-            found[module] = syntax_hash(_parse(path))
+            found[module] = _facts(path).syntax
             if path.name == "__init__.py":
                 found |= {str(file.relative_to(self.root)): sha256_file(file) for file in _package_data(path.parent)}
         return found
@@ -75,10 +76,9 @@ class SourceTree:
     def _imports(self, module: str) -> Iterator[str]:
         path = self.modules[module]
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-        for node in _run_time_nodes(_parse(path)):
-            for name in _imported_names(node, package):
-                if module_name := self._longest(name):
-                    yield module_name
+        for level, name in _facts(path).imports:
+            if module_name := self._longest(_absolute(level, name, package)):
+                yield module_name
 
     def _longest(self, name: str) -> str:
         """`from a.b import c` names a module or something in one: the longest name that is a file; else nothing."""
@@ -173,16 +173,21 @@ def _is_type_checking(test: ast.expr) -> bool:
             return False
 
 
-def _imported_names(node: ast.AST, package: str) -> Iterator[str]:
-    """Dotted names an import statement asks for; relative ones are resolved against `package`."""
+def _imported_names(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """What an import statement asks for: the number of leading dots, and the dotted name after them."""
     if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
+        yield from ((0, alias.name) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-        base = node.module or ""
-        if node.level:
-            above = package.split(".")[: len(package.split(".")) - node.level + 1]
-            base = ".".join([*above, *([node.module] if node.module else [])])
-        yield from (f"{base}.{alias.name}" for alias in node.names)
+        base = f"{node.module}." if node.module else ""
+        yield from ((node.level, f"{base}{alias.name}") for alias in node.names)
+
+
+def _absolute(level: int, name: str, package: str) -> str:
+    """Resolve leading dots against the package that the import stands in."""
+    if level == 0:
+        return name
+    parts = package.split(".")
+    return ".".join([*parts[: len(parts) - level + 1], name])
 
 
 def _package_data(folder: Path) -> Iterator[Path]:
@@ -195,8 +200,22 @@ def _package_data(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _parse(path: Path) -> ast.Module:
+class _Facts(NamedTuple):
+    """What a file's text says."""
+
+    syntax: str  # its hash
+    imports: tuple[tuple[int, str], ...]  # as `_imported_names` gives them
+
+
+def _facts(path: Path) -> _Facts:
+    return _facts_of(path.read_bytes(), str(path))
+
+
+@lru_cache(maxsize=4096)
+def _facts_of(content: bytes, name: str) -> _Facts:
     try:
-        return ast.parse(path.read_bytes(), filename=str(path))
+        tree = ast.parse(content, filename=name)
     except SyntaxError as error:
-        raise WorkError(f"{path}: line {error.lineno}: {error.msg}; correct the file, then run again") from error
+        raise WorkError(f"{name}: line {error.lineno}: {error.msg}; correct the file, then run again") from error
+    imports = (item for node in _run_time_nodes(tree) for item in _imported_names(node))
+    return _Facts(syntax_hash(tree), tuple(dict.fromkeys(imports)))

@@ -7,6 +7,9 @@ STAMP := $(VENV)/.afterimage-setup
 UV := $(shell command -v uv 2>/dev/null)
 # Stages run `python`, and DVC runs stages: both must be the ones in .venv.
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH= PYTHONNOUSERSITE=1
+# pyright and its node come from the lock too; it need not ask the network for a newer one.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export PYRIGHT_PYTHON_GLOBAL_NODE := off
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check-style slow bench

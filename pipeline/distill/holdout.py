@@ -46,6 +46,6 @@ def _sums(student: nn.Module, parts: Iterable[Samples], compute: Compute) -> Ten
         for start in range(0, len(part.logits), _CHUNK):
             images = to_unit(part.images[start : start + _CHUNK].to(device))
             answers, beliefs = student(images), part.logits[start : start + _CHUNK].to(device)
-            means = torch.stack([transfer.kl(answers, beliefs, 1.0), transfer.agreement(answers, beliefs)])
-            sums += means.double() * len(images)
+            divergence = transfer.kl(answers, beliefs, 1.0).double() * len(images)
+            sums += torch.stack([divergence, (answers.argmax(1) == beliefs.argmax(1)).sum()])
     return sums

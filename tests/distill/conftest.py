@@ -1,0 +1,131 @@
+"""Small datasets with known labels: scikit-learn's digits, labelled by a kernel machine."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from pipeline.core.device import Compute
+from pipeline.core.params import build
+from pipeline.distill import DistillParams
+from pipeline.shards.encode import encode_shard
+from pipeline.shards.reader import Dataset
+from pipeline.shards.schema import (
+    FORMAT_VERSION,
+    Manifest,
+    ShardEntry,
+    Split,
+    TeacherCard,
+    Totals,
+    fields_of,
+    manifest_bytes,
+    shard_name,
+)
+
+TEACHER = "ab" * 32
+VIEWS = {
+    "crop": 0, "flip": False, "rotate": 0.0, "translate": 0.0, "scale": [1.0, 1.0], "shear": 0.0, "cutout": 0,
+    "fill": "zeros",
+}  # fmt: skip
+BLOCK: dict[str, Any] = {
+    "labels": "stored", "temperature": 4.0, "memory_mb": 64, "batch": 16, "epochs": 3, "steps_per_epoch": 4,
+    "optimiser": "adam", "learning_rate": 0.002, "momentum": 0.9, "weight_decay": 0.0, "schedule": "cosine",
+    "milestones": [], "decay": 0.1, "warmup_epochs": 0.0, "clip_norm": None, "mixup": 0.0, "augment": VIEWS,
+}  # fmt: skip
+
+
+class Digits(NamedTuple):
+    images: Tensor  # [N, 1, 16, 16] uint8
+    labels: Tensor  # [N]
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    found = load_digits()
+    grey = np.kron(found.images, np.ones((2, 2))) * (255 / 16)
+    # Shuffled: the scans come in the order of their writers, and the last ones write unlike the first.
+    order = np.random.default_rng(0).permutation(len(grey))
+    return Digits(
+        torch.from_numpy(grey.round().astype(np.uint8)[order])[:, None], torch.from_numpy(found.target[order])
+    )
+
+
+@pytest.fixture(scope="session")
+def kernel_teacher(digits: Digits) -> Callable[[Tensor], Tensor]:
+    """Logits of kernel ridge regression on pixels, fitted on the first 1200 digits; no network of ours."""
+    known = digits.images[:1200].flatten(1).double() / 255
+
+    def kernel(pixels: Tensor) -> Tensor:
+        return torch.exp(-torch.cdist(pixels, known).square() / 60)
+
+    ridge = kernel(known) + 1e-3 * torch.eye(1200, dtype=torch.float64)
+    solution = torch.linalg.solve(ridge, torch.eye(10, dtype=torch.float64)[digits.labels[:1200]])
+    return lambda images: (10 * kernel(images.flatten(1).double() / 255) @ solution).float()
+
+
+def write_dataset(
+    folder: Path, images: Tensor, logits: Tensor, cls: Tensor, train: tuple[int, ...], holdout: tuple[int, ...] = ()
+) -> Dataset:
+    """Write consecutive samples into shards of these sizes, the holdout after the training split."""
+    folder.mkdir(parents=True)
+    entries, start = [], 0
+    splits: list[tuple[Split, int, int]] = [("train", i, n) for i, n in enumerate(train)]
+    splits += [("holdout", i, n) for i, n in enumerate(holdout)]
+    for split, index, count in splits:
+        part = slice(start, start + count)
+        content = encode_shard(images[part], logits[part], None, cls[part], "png", split, index)
+        (folder / shard_name(split, index)).write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        name = shard_name(split, index)
+        entries.append(ShardEntry(name=name, split=split, samples=count, bytes=len(content), sha256=digest))
+        start += count
+    total, size, classes = sum(train), images.shape[-1], logits.shape[1]
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        method="noise",
+        method_params={},
+        data_free=True,
+        teacher=TeacherCard(
+            arch="lenet5", sha256=TEACHER, classes=tuple(map(str, range(classes))), channels=images.shape[1], size=size,
+            mean=(0.3,), std=(0.3,),
+        ),
+        seed=0,
+        encoding="png",
+        fields=fields_of("png", images.shape[1], size, classes, soft_targets=False),
+        shards=tuple(entries),
+        samples=Totals(train=total, holdout=sum(holdout)),
+        class_histogram=tuple(torch.bincount(cls[:total], minlength=classes).tolist()),
+        teacher_agreement=int((logits[:total].argmax(1) == cls[:total]).sum()) / total,
+    )  # fmt: skip
+    (folder / "manifest.json").write_bytes(manifest_bytes(manifest))
+    return Dataset.open(folder)
+
+
+@pytest.fixture
+def small_set(tmp_path: Path, digits: Digits, kernel_teacher: Callable[[Tensor], Tensor]) -> Dataset:
+    """50 training digits in four uneven shards, 20 held out."""
+    images, labels = digits.images[:70], digits.labels[:70]
+    return write_dataset(tmp_path / "set", images, kernel_teacher(images), labels, (20, 20, 7, 3), (20,))
+
+
+@pytest.fixture
+def params() -> Callable[..., DistillParams]:
+    """The small block with what is asked for."""
+    return lambda **changes: build(DistillParams, {**BLOCK, **changes}, "distill")
+
+
+@pytest.fixture
+def cpu() -> Compute:
+    return Compute(device="cpu", precision="float32", channels_last=False, compile=False)
+
+
+@pytest.fixture
+def write() -> Callable[..., Dataset]:
+    """`write_dataset`."""
+    return write_dataset

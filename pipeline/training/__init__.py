@@ -2,14 +2,16 @@
 
 from pipeline.training.augment import Augment, augment
 from pipeline.training.loop import Objective, Row, View, fit
+from pipeline.training.optimiser import Optimiser
 from pipeline.training.pool import Feed, Pool, Rows, order, pick, to_unit
-from pipeline.training.recipe import Recipe, learning_rate, make_optimiser
+from pipeline.training.recipe import Recipe, learning_rate
 from pipeline.training.state import mode, seeded
 
 __all__ = [
     "Augment",
     "Feed",
     "Objective",
+    "Optimiser",
     "Pool",
     "Recipe",
     "Row",
@@ -18,7 +20,6 @@ __all__ = [
     "augment",
     "fit",
     "learning_rate",
-    "make_optimiser",
     "mode",
     "order",
     "pick",

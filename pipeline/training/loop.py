@@ -16,8 +16,9 @@ from pipeline.core.files import crash_point
 from pipeline.core.progress import track
 from pipeline.core.rng import generator, numpy_generator
 from pipeline.training.augment import DRAWS, view
+from pipeline.training.optimiser import Optimiser
 from pipeline.training.pool import Feed
-from pipeline.training.recipe import Recipe, learning_rate, make_optimiser
+from pipeline.training.recipe import Recipe, learning_rate
 from pipeline.training.state import mode, seeded
 from pipeline.transfer import mix
 
@@ -80,7 +81,7 @@ def fit(
         WorkError: the checkpoint is of another run, or cannot be written.
     """
     compute.place(net)
-    optimiser = make_optimiser(recipe, net.parameters())
+    optimiser = Optimiser(recipe, net.parameters())
     run = _Run(net, optimiser, {"recipe": recipe.model_dump(mode="json"), "seed": seed})
     history = run.resume(checkpoint)
     step = _Step(net, optimiser, objective, recipe, compute)
@@ -101,12 +102,12 @@ class _Run:
     """What a checkpoint holds, and what it belongs to."""
 
     net: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimiser: Optimiser
     identity: dict[str, Any]
 
     def save(self, checkpoint: Checkpoint | None, history: list[Row]) -> None:
         if checkpoint is not None:
-            state = {"net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(), "history": history}
+            state = {"net": self.net.state_dict(), "optimiser": self.optimiser.state(), "history": history}
             checkpoint.save(state | {"identity": json.dumps(self.identity, sort_keys=True)})
 
     def resume(self, checkpoint: Checkpoint | None) -> list[Row]:
@@ -120,16 +121,8 @@ class _Run:
                 "delete it, or go back to the parameters it was made with"
             )
         self.net.load_state_dict(state["net"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self._restore_layout()
+        self.optimiser.load(state["optimiser"])
         return state["history"]
-
-    def _restore_layout(self) -> None:
-        """Give optimiser state its parameter's strides again: fused kernels walk both as flat memory."""
-        for parameter, state in self.optimiser.state.items():
-            for name, value in state.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
@@ -143,25 +136,21 @@ class _Step:
     """One optimisation step, with everything that does not change between steps."""
 
     def __init__(
-        self, net: nn.Module, optimiser: torch.optim.Optimizer, objective: Objective, recipe: Recipe, compute: Compute
+        self, net: nn.Module, optimiser: Optimiser, objective: Objective, recipe: Recipe, compute: Compute
     ) -> None:
         self.forward: Callable[[Tensor], Tensor] = torch.compile(net) if compute.compile else net
-        self.parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.optimiser, self.objective, self.recipe, self.compute = optimiser, objective, recipe, compute
         self.device = compute.torch_device()
         self.layout = torch.channels_last if compute.channels_last else torch.contiguous_format
 
     def __call__(self, batch: View, index: int) -> dict[str, Tensor]:
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.recipe, index)
         with self.compute.autocast():
             logits = self.forward(batch.images)
             scores = self.objective(logits, batch)
         scores["loss"].backward()
         if self.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+            nn.utils.clip_grad_norm_(self.optimiser.parameters, self.recipe.clip_norm)
+        self.optimiser.step(learning_rate(self.recipe, index))
         return scores
 
 

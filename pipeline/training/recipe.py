@@ -1,17 +1,14 @@
-"""The recipe of a training: batches, optimiser, learning rate as a pure function of the step."""
+"""The recipe of a training, and its learning rate as a pure function of the step."""
 
 import math
-from collections.abc import Iterable
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import nn
 
 from pipeline.core.params import Block
 from pipeline.training.augment import Augment
 
-__all__ = ["Recipe", "learning_rate", "make_optimiser"]
+__all__ = ["Recipe", "learning_rate"]
 
 _Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -59,17 +56,3 @@ def learning_rate(recipe: Recipe, step: int) -> float:
             return recipe.learning_rate * recipe.decay**passed
         case "constant":
             return recipe.learning_rate
-
-
-def make_optimiser(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser, in its fused form: one kernel for all parameters, on CPU and CUDA alike."""
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    match recipe.optimiser:
-        case "sgd":
-            return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=True)
-        case "adam":
-            betas = (recipe.momentum, 0.999)
-            return torch.optim.Adam(parameters, lr=rate, betas=betas, weight_decay=decay, fused=True)
-        case "adamw":
-            betas = (recipe.momentum, 0.999)
-            return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=decay, fused=True)

@@ -1,10 +1,9 @@
 import math
 
 import pytest
-import torch
 
 from pipeline.core.errors import ParamsError
-from pipeline.training import learning_rate, make_optimiser
+from pipeline.training import learning_rate
 
 
 def test_the_cosine_starts_at_the_top_passes_half_in_the_middle_and_ends_near_zero(recipe):
@@ -31,28 +30,6 @@ def test_steps_fall_by_decay_at_each_milestone_of_the_whole_run(recipe):
 def test_a_constant_rate_stays(recipe):
     run = recipe(schedule="constant", learning_rate=0.3)
     assert {learning_rate(run, step) for step in range(run.steps)} == {0.3}
-
-
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_fused_optimisers_do_what_plain_ones_do(recipe, name):
-    rng = torch.Generator().manual_seed(0)
-    start = torch.randn(4, 3, 5, 5, generator=rng).contiguous(memory_format=torch.channels_last)
-    gradients = [torch.randn(4, 3, 5, 5, generator=rng) for _ in range(3)]
-    plain = {
-        "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8, weight_decay=0.01, foreach=False),
-        "adam": lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.8, 0.999), weight_decay=0.01, foreach=False),
-        "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, betas=(0.8, 0.999), weight_decay=0.01, foreach=False),
-    }[name]
-    block = recipe(optimiser=name, learning_rate=0.1, momentum=0.8, weight_decay=0.01)
-    ends = []
-    for maker in (plain, lambda p: make_optimiser(block, p)):
-        weight = torch.nn.Parameter(start.clone(memory_format=torch.preserve_format))
-        optimiser = maker([weight])
-        for gradient in gradients:
-            weight.grad = torch.empty_like(weight).copy_(gradient)
-            optimiser.step()
-        ends.append(weight.detach())
-    torch.testing.assert_close(ends[0], ends[1])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-# pyright: reportPrivateImportUsage=false
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 # torch documents its foreach operations under these names.
 """SGD, Adam and AdamW over all parameters of a network at once.
 

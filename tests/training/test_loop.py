@@ -182,6 +182,17 @@ def test_bfloat16_runs_and_stays_close_to_float32(small_net, recipe, cpu, pool):
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
 
 
+@pytest.mark.slow
+def test_compiled_steps_give_what_plain_ones_give(small_net, recipe, cpu, pool):
+    run = recipe(learning_rate=0.01)
+    compiled = cpu.model_copy(update={"compile": True})
+    nets = [small_net(), small_net()]
+    for net, compute in zip(nets, (cpu, compiled), strict=True):
+        net[5].p = 0.0  # compiled dropout draws other numbers
+        fit(net, pool, objective, run, compute, 0, None)
+    torch.testing.assert_close(weights(nets[0]), weights(nets[1]), atol=1e-4, rtol=1e-3)
+
+
 def test_mixed_images_and_labels_share_their_proportions(small_net, recipe, cpu, pool):
     checked = []
 

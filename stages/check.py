@@ -36,6 +36,7 @@ _BLOCKS = (
     "methods",
     "distill",
     "students",
+    "reference",
     "evaluate",
     "report",
 )
@@ -109,11 +110,13 @@ def _methods(settings: Settings, found: Findings, shards: ShardParams | None) ->
 def _students(settings: Settings, found: Findings, images: Images | None) -> None:
     """The distillation block, every student's overrides, and that every architecture fits the images."""
     common = found.attempt(lambda: settings.mapping("distill"))
+    reference = found.attempt(lambda: settings.mapping("reference"))
     for name in found.attempt(lambda: settings.mapping("students")) or ():
         own = found.attempt(lambda name=name: settings.mapping(f"students.{name}"))
         merged = found.attempt(lambda own=own, name=name: merge(common or {}, own or {}, f"students.{name}"))
         if merged is not None:
             found.errors += consistency.of_architecture(merged[0], images, f"students.{name}.arch")
+            found.attempt(lambda own=own, name=name: merge(common or {}, own or {}, f"students.{name}", reference))
 
 
 if __name__ == "__main__":

@@ -27,10 +27,9 @@ def distill(settings: Settings, row: str, name: str, seed: int) -> None:
     Raises:
         PipelineError: parameters that are wrong, a damaged dataset, a training that diverges.
     """
-    arch, params = merge(settings.mapping("distill"), settings.mapping(f"students.{name}"), f"students.{name}")
     lesson, cell, compute = lesson_of(row), cell_name(row, name, seed), settings.compute
-    if lesson.true_labels:
-        params = params.model_copy(update={"labels": "target"})
+    own, reference = settings.mapping(f"students.{name}"), settings.mapping("reference") if lesson.true_labels else None
+    arch, params = merge(settings.mapping("distill"), own, f"students.{name}", reference)
     teacher = Teacher.load(DATA / "teacher", settings.trust) if params.labels == "live" else None
     dataset = Dataset.open(DATA / "synthetic" / lesson.dataset)
     key = {

@@ -32,24 +32,29 @@ class _Named(Block):
     arch: Annotated[str, Field(min_length=1)]
 
 
-def merge(distill: dict[str, Any], student: dict[str, Any], key: str) -> tuple[str, DistillParams]:
+def merge(
+    distill: dict[str, Any], student: dict[str, Any], key: str, reference: dict[str, Any] | None = None
+) -> tuple[str, DistillParams]:
     """Lay a student's own keys over the `distill` block; blocks inside, such as `augment`, key by key.
 
     Args:
         distill: the `distill` block, complete by itself.
         student: `arch`, and any keys of the `distill` block.
         key: the student's full key, for messages.
+        reference: the `reference` block, laid over both: what differs when the student learns true labels.
 
     Returns:
         The student's architecture, as in `nets.build`, and its parameters.
 
     Raises:
-        ParamsError: wrong keys, named where they stand: under `distill` or under `key`.
+        ParamsError: wrong keys, named where they stand: under `distill`, under `key` or under `reference`.
     """
     build(DistillParams, distill, "distill")
     named = build(_Named, {name: value for name, value in student.items() if name == "arch"}, key)
     own = {name: value for name, value in student.items() if name != "arch"}
-    return named.arch, build(DistillParams, _over(distill, own), key)
+    block = _over(distill, own)
+    params = build(DistillParams, block, key)
+    return named.arch, params if reference is None else build(DistillParams, _over(block, reference), "reference")
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

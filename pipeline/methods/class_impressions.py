@@ -7,6 +7,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from pipeline.augment import Augment, augment
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.params import Block
@@ -15,7 +16,6 @@ from pipeline.synthesis.descend import Bound, descend
 from pipeline.synthesis.labels import balanced, one_hot
 from pipeline.synthesis.losses import negative_logit
 from pipeline.synthesis.start import Start
-from pipeline.synthesis.views import Views
 from pipeline.teacher.model import Teacher
 
 __all__ = ["Method"]
@@ -37,7 +37,7 @@ class Method(Block):
     reads: ClassVar[tuple[str, ...]] = ()
 
     confidence: tuple[PositiveFloat, PositiveFloat]  # range of the softmax confidence at which an image is done
-    views: Views  # a new random view of each image at each step
+    views: Augment  # a new random view of each image at each step
     start: Start
     steps: PositiveInt  # Adam steps at most
     check_every: PositiveInt  # steps between two looks at the confidence
@@ -73,7 +73,7 @@ class _Impressions:
         reached = _Reached(self.teacher, labels, wanted.to(device), method.check_every)
 
         def objective(pixels: Tensor) -> Tensor:
-            return negative_logit(self.teacher(method.views(pixels, rng)), labels)
+            return negative_logit(self.teacher(augment(pixels, method.views, rng)), labels)
 
         last = descend(
             images,

@@ -38,7 +38,9 @@ class Method(Block):
         """
         train = datasets.load(datasets.parse(self.data, "data"), "train")
         if train is None:
-            raise DataError("methods.real needs real images, but data.source is none; take `real` out of matrix.methods")
+            raise DataError(
+                "methods.real needs real images, but data.source is none; take `real` out of matrix.methods"
+            )
         info = teacher.info
         expected, found = (info.channels, info.size, info.size), tuple(train.images.shape[1:])
         if found != expected or len(train.classes) != len(info.classes):

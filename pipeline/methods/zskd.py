@@ -7,6 +7,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from pipeline.augment import Augment, augment
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.params import Block
@@ -16,7 +17,6 @@ from pipeline.synthesis.labels import balanced, class_similarity, concentrations
 from pipeline.synthesis.losses import softened_cross_entropy
 from pipeline.synthesis.priors import total_variation
 from pipeline.synthesis.start import Start
-from pipeline.synthesis.views import Views
 from pipeline.teacher.model import Teacher
 
 __all__ = ["Method"]
@@ -32,7 +32,7 @@ class Method(Block):
     (there from the previous batch's images), and pixels are brought into range per image (there per batch).
 
     Additions, each off when its parameter says so: random `views` at every step, a coarse `start` and a
-    `total_variation` prior. The paper has none of them (views with rotation 0, scale [1, 1], translation 0; a uniform
+    `total_variation` prior. The paper has none of them (neutral views; a uniform
     start with level and spread 0.5 at full resolution; weight 0). They turn high-frequency patterns into shapes,
     which helps students far more than more steps do.
     """
@@ -44,7 +44,7 @@ class Method(Block):
     concentrations: tuple[PositiveFloat, ...] = Field(min_length=1)  # beta; images are shared evenly among them
     floor: PositiveFloat  # added to each Dirichlet concentration, which must be positive
     temperature: PositiveFloat  # tau
-    views: Views  # a new random view of each image at each step
+    views: Augment  # a new random view of each image at each step
     start: Start
     total_variation: NonNegativeFloat  # weight of the l1 total variation beside the cross-entropy
     steps: PositiveInt  # Adam steps per image
@@ -85,7 +85,7 @@ class _Impressions:
         targets = targets.to(device)
 
         def objective(pixels: Tensor) -> Tensor:
-            view = method.views(pixels, rng)
+            view = augment(pixels, method.views, rng)
             losses = softened_cross_entropy(self.teacher(view), targets, method.temperature)
             if method.total_variation == 0:
                 return losses

@@ -1,6 +1,5 @@
 """One training loop for teachers and students: recipe, views, sets in memory, `fit`."""
 
-from pipeline.training.augment import Augment, augment
 from pipeline.training.loop import Objective, Row, View, fit
 from pipeline.training.optimiser import Optimiser
 from pipeline.training.pool import Feed, Pool, Rows, order, pick, to_unit
@@ -8,7 +7,6 @@ from pipeline.training.recipe import Recipe, learning_rate
 from pipeline.training.state import mode, seeded
 
 __all__ = [
-    "Augment",
     "Feed",
     "Objective",
     "Optimiser",
@@ -17,7 +15,6 @@ __all__ = [
     "Row",
     "Rows",
     "View",
-    "augment",
     "fit",
     "learning_rate",
     "mode",

@@ -15,7 +15,7 @@ from pipeline.core.errors import TrainingError, WorkError
 from pipeline.core.files import crash_point
 from pipeline.core.progress import track
 from pipeline.core.rng import generator, numpy_generator
-from pipeline.training.augment import DRAWS, view
+from pipeline.augment import DRAWS, view
 from pipeline.training.optimiser import Optimiser
 from pipeline.training.pool import Feed
 from pipeline.training.recipe import Recipe, learning_rate

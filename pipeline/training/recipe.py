@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from pipeline.core.params import Block
-from pipeline.training.augment import Augment
+from pipeline.augment import Augment
 
 __all__ = ["Recipe", "learning_rate"]
 

@@ -15,7 +15,9 @@ from pipeline.core.rng import generator
 from pipeline.methods import Batch
 from pipeline.teacher.model import Teacher, TeacherInfo
 
-PRESETS = sorted((Path(__file__).parents[2] / "presets").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "presets"
+# The default first: its data is embedded, so that references over real images have some.
+PRESETS = sorted(FOLDER.glob("*.yaml"), key=lambda path: (path.stem != "digits", path.stem))
 LONG = {"steps", "epochs", "iterations", "steps_per_epoch", "check_every"}  # numbers that only set how long it takes
 COUNT = 12
 

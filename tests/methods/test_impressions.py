@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.augment import Augment
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.errors import TeacherError
 from pipeline.core.rng import generator
 from pipeline.methods import class_impressions, noise, zskd
 from pipeline.synthesis.start import Start
-from pipeline.synthesis.views import Views
 from pipeline.teacher.model import Teacher, TeacherInfo
 
 COMPUTE = Compute(device="cpu", precision="float32", channels_last=False, compile=False)
-OFF = Views(rotation=0, scale=(1, 1), translation=0)
+OFF = Augment(crop=0, flip=False, rotate=0, translate=0, scale=(1, 1), shear=0, cutout=0, fill="border")
 START = Start(distribution="uniform", level=0.5, spread=0.5, resolution=99)
 
 
@@ -36,9 +36,8 @@ def info(classes: int) -> TeacherInfo:
 
 def impressions(**changes: Any) -> zskd.Method:
     fields: dict[str, Any] = {
-        "concentrations": (1.0, 0.1), "floor": 1e-4, "temperature": 5.0, "views": OFF, "start": START, "total_variation": 0.0,
-        "steps": 40,
-        "learning_rate": 0.05, "bound": "clamp", "batch": 100,
+        "concentrations": (1.0, 0.1), "floor": 1e-4, "temperature": 5.0, "views": OFF, "start": START,
+        "total_variation": 0.0, "steps": 40, "learning_rate": 0.05, "bound": "clamp", "batch": 100,
     }  # fmt: skip
     return zskd.Method(**{**fields, **changes})
 

@@ -9,15 +9,9 @@ from torch import nn
 
 from pipeline.core.device import Compute
 from pipeline.core.params import build
-from pipeline.training import Augment, Recipe
+from pipeline.training import Recipe
 
 OFF = {"crop": 0, "flip": False, "rotate": 0.0, "translate": 0.0, "scale": [1.0, 1.0], "shear": 0.0, "cutout": 0}
-
-
-@pytest.fixture
-def views() -> Callable[..., Augment]:
-    """An `Augment` with everything off but what is asked for."""
-    return lambda **changes: build(Augment, {**OFF, "fill": "zeros", **changes}, "augment")
 
 
 @pytest.fixture

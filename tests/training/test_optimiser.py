@@ -83,7 +83,8 @@ import sys, torch
 from torch import nn
 from pipeline.core.device import Compute
 from pipeline.core.params import build
-from pipeline.training import Augment, Pool, Recipe, fit
+from pipeline.augment import Augment
+from pipeline.training import Pool, Recipe, fit
 views = dict(crop=1, flip=True, rotate=5.0, translate=0.1, scale=[1, 1], shear=0.0, cutout=1, fill="zeros")
 recipe = build(Recipe, dict(batch=2, epochs=1, steps_per_epoch=1, optimiser="adam", learning_rate=0.1, momentum=0.9,
     weight_decay=0.1, schedule="cosine", milestones=[], decay=0.1, warmup_epochs=0, clip_norm=1.0, augment=views,

@@ -1,11 +1,20 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.training import augment
-from pipeline.training.augment import DRAWS, view
+from pipeline.augment import DRAWS, Augment, augment, view
+from pipeline.core.params import build
+
+OFF = {"crop": 0, "flip": False, "rotate": 0.0, "translate": 0.0, "scale": [1.0, 1.0], "shear": 0.0, "cutout": 0}
+
+
+@pytest.fixture
+def views() -> Callable[..., Augment]:
+    """An `Augment` with everything off but what is asked for."""
+    return lambda **changes: build(Augment, {**OFF, "fill": "zeros", **changes}, "augment")
 
 
 def images(count: int = 6, channels: int = 2, height: int = 9, width: int = 9) -> Tensor:
@@ -137,3 +146,13 @@ def test_an_image_s_view_does_not_depend_on_its_neighbours(views):
 def test_views_stay_within_the_range_of_pixels(views):
     seen = augment(images(50), views(rotate=45.0, scale=[0.5, 2.0], crop=3), rng())
     assert 0 <= float(seen.min()) <= float(seen.max()) <= 1.0 + 1e-6
+
+
+def test_views_pass_gradients_to_the_pixels() -> None:
+    """Methods optimise images through their views."""
+    block = Augment(
+        crop=0, flip=True, rotate=20, translate=0.1, scale=(0.9, 1.1), shear=10, cutout=0, fill="border"
+    )  # fmt: skip
+    pixels = images(2, 1, 5, 5).double().requires_grad_()
+    numbers = torch.rand(2, DRAWS, generator=rng(), dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: view(x, block, numbers), pixels)

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.augment import DRAWS, view
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.errors import TrainingError, WorkError
 from pipeline.core.files import crash_point
 from pipeline.core.progress import track
 from pipeline.core.rng import generator, numpy_generator
-from pipeline.augment import DRAWS, view
 from pipeline.training.optimiser import Optimiser
 from pipeline.training.pool import Feed
 from pipeline.training.recipe import Recipe, learning_rate

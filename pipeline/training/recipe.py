@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from pipeline.core.params import Block
 from pipeline.augment import Augment
+from pipeline.core.params import Block
 
 __all__ = ["Recipe", "learning_rate"]
 

@@ -19,6 +19,14 @@ def test_a_student_s_keys_lie_over_the_common_block(block):
     assert block == before, "the block is not changed"
 
 
+def test_the_reference_block_lies_over_both_and_is_named_when_it_is_wrong(block):
+    student = {"arch": "resnet8", "epochs": 7, "batch": 5}
+    _, merged = merge(block, student, "students.small", {"labels": "target", "epochs": 9})
+    assert (merged.labels, merged.epochs, merged.batch) == ("target", 9, 5)
+    with pytest.raises(ParamsError, match=r"^reference\.epochs: 0"):
+        merge(block, student, "students.small", {"epochs": 0})
+
+
 def test_a_wrong_override_is_named_at_the_student(block):
     with pytest.raises(ParamsError, match=r"(?m)^students\.small\.temprature: 4: unknown key") as error:
         merge(block, {"arch": "resnet8", "temprature": 4, "augment": {"crop": -1}}, "students.small")

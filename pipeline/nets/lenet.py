@@ -7,6 +7,8 @@ layer connected to every one of the next.
 from torch import Tensor, nn
 
 from pipeline.nets.common import he, require, unknown
+from pipeline.nets.pooling import MaxPool2x2
+from pipeline.nets.stem import StemConv2d
 
 __all__ = ["NAMES", "LeNet", "build"]
 
@@ -32,8 +34,8 @@ class LeNet(nn.Module):
         first, second, third, fourth = widths
         padding = 2 if size < _PADDED_BELOW else 0
         side = ((size + 2 * padding - 4) // 2 - 4) // 2
-        self.conv1 = nn.Sequential(nn.Conv2d(channels, first, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2))
-        self.conv2 = nn.Sequential(nn.Conv2d(first, second, 5), nn.ReLU(), nn.MaxPool2d(2))
+        self.conv1 = nn.Sequential(StemConv2d(channels, first, 5, padding=padding), nn.ReLU(), MaxPool2x2())
+        self.conv2 = nn.Sequential(nn.Conv2d(first, second, 5), nn.ReLU(), MaxPool2x2())
         self.hidden1 = nn.Sequential(nn.Flatten(), nn.Linear(second * side * side, third), nn.ReLU())
         self.hidden2 = nn.Sequential(nn.Linear(third, fourth), nn.ReLU())
         self.linear = nn.Linear(fourth, classes)

@@ -20,7 +20,9 @@ _ROUNDS = 7
 _TEMPERATURE, _RATE = 20.0, 0.05
 
 
-def compare(arch: str, channels: int, size: int, batch: int, plain_batch: int, *, channels_last: bool) -> dict[str, float]:
+def compare(
+    arch: str, channels: int, size: int, batch: int, plain_batch: int, *, channels_last: bool
+) -> dict[str, float]:
     """Images x steps per second of both loops on a randomly initialised teacher, and the share of the peak."""
     torch.manual_seed(0)
     net = nets.build(arch, 10, channels, size)

@@ -1,1 +1,1 @@
-"""What every other package stands on: errors, parameters, randomness, files, pixels, devices. Imports nothing of ours."""
+"""What every other package stands on: errors, parameters, randomness, files, pixels, devices; imports none of ours."""

@@ -41,7 +41,8 @@ def read_params(path: Path) -> dict[str, Any]:
     try:
         for event in yaml.parse(text):  # pyright: ignore[reportUnknownVariableType]
             if isinstance(event, AliasEvent):
-                raise ParamsError(f"{path}: line {event.start_mark.line + 1}: aliases (*name) are refused; write the value out")  # pyright: ignore
+                line = event.start_mark.line + 1  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+                raise ParamsError(f"{path}: line {line}: aliases (*name) are refused; write the value out")
         content = yaml.load(text)  # pyright: ignore[reportUnknownVariableType]
     except YAMLError as error:
         raise ParamsError(f"{path}: {' '.join(str(error).split())}") from error

@@ -25,8 +25,8 @@ def decode_cls(payload: memoryview, classes: int, where: str) -> int:
     Raises:
         ShardError: signs, spaces, other notations, or outside [0, classes).
     """
-    text = bytes(payload[:20])
-    if len(payload) > len(text) or _INTEGER.fullmatch(text) is None or int(text) >= classes:
+    text = bytes(payload[:20])  # longer than any number that fits
+    if _INTEGER.fullmatch(text) is None or int(text) >= classes:
         raise ShardError(f"{where}: label {repr(text)[1:]} is not a whole number in [0, {classes})")
     return int(text)
 

@@ -188,7 +188,7 @@ def parse_manifest(content: bytes, name: str, limits: Limits = LIMITS) -> Manife
     """
     tree = parse_object(content, name, limits)
     version = tree.get("format_version")
-    if version != FORMAT_VERSION or isinstance(version, (bool, float)):
+    if version != FORMAT_VERSION:
         raise ShardError(f"{name}: format_version {str(version)[:20]!r}, this program reads {FORMAT_VERSION}")
     digest = tree.pop(_DIGEST, None)
     try:

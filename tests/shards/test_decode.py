@@ -1,5 +1,6 @@
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -122,3 +123,29 @@ def test_no_bytes_escape_the_array_decoder_as_another_error(content: bytes) -> N
     with pytest.raises(ShardError) as caught:
         decode_npy(memoryview(content), "float32", (10,), "x")
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        (chunk(b"IDAT", zlib.compress(bytes(20))[:9]), chunk(b"IDAT", zlib.compress(bytes(20))[9:])),
+        (chunk(b"IDAT", zlib.compress(bytes(20))), chunk(b"IEND", b"x")),
+        (chunk(b"IEND", b""),),
+        (chunk(b"IDAT", zlib.compress(bytes(20))), chunk(b"tEXt", b"a\0b"), chunk(b"IEND", b"")),
+    ],
+    ids=["no end", "an end with content", "no data", "text"],
+)
+def test_a_picture_is_header_data_and_end(chunks: tuple[bytes, ...]) -> None:
+    with pytest.raises(ShardError, match="expected IHDR IDAT IEND"):
+        decode_png(png(*chunks), 1, 4, "x")
+
+
+def test_a_picture_that_inflates_to_much_is_not_inflated() -> None:
+    bomb = png(chunk(b"IDAT", zlib.compress(bytes(64 << 20))), chunk(b"IEND", b""))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ShardError, match="not 20 bytes of pixels"):
+            decode_png(bomb, 1, 4, "x")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import zlib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from pipeline.core.errors import ShardError
 from pipeline.core.files import canonical_json
 from pipeline.shards.general import read_general
 from pipeline.shards.limits import Limits
+from pipeline.shards.png import encode_png
 from pipeline.shards.reader import Dataset, Samples, decode_shard
 from pipeline.shards.regular import read_regular
 from pipeline.shards.values import Arrays, to_samples
@@ -202,3 +204,31 @@ def test_an_entry_that_is_not_of_the_folder_is_refused(tmp_path: Path) -> None:
     foreign = entry(encode(draw(Plan(), 3, 9), "npy"), "train", 0, 3)
     with pytest.raises(ShardError, match="sha256 differs"):
         Dataset.open(tmp_path).read(foreign)
+
+
+def shard_of(picture: bytes) -> bytes:
+    members = parts(Plan()) | {"t00000-00000.png": picture}
+    names = ("t00000-00000.cls", "t00000-00000.logits.npy", "t00000-00000.png")
+    return archive(*(member(name, members[name]) for name in names))
+
+
+@pytest.mark.parametrize("adler", [True, False])
+def test_a_picture_changed_under_right_checksums_is_decoded_or_refused_alike(adler: bool) -> None:
+    plan = Plan(encoding="png")
+    good = encode_png(draw(plan, 1, 0).images[0].numpy())
+    start = good.index(b"IDAT")
+    assert read_regular(shard_of(good), shape(plan, 1)) is not None
+    for place in range(start + 4, len(good) - 16):
+        changed = bytearray(good)
+        changed[place] ^= 1
+        if adler:
+            changed[-20:-16] = zlib.adler32(changed[start + 11 : -20]).to_bytes(4)
+        changed[-16:-12] = zlib.crc32(changed[start:-16]).to_bytes(4)
+        quick = read_regular(shard_of(bytes(changed)), shape(plan, 1))
+        try:
+            general = read_general(shard_of(bytes(changed)), shape(plan, 1), "s")
+        except ShardError:
+            assert quick is None
+            continue
+        assert adler
+        assert quick is None or same_bytes(quick, general)

@@ -128,7 +128,7 @@ def test_no_bytes_escape_the_array_decoder_as_another_error(content: bytes) -> N
 @pytest.mark.parametrize(
     "chunks",
     [
-        (chunk(b"IDAT", zlib.compress(bytes(20))[:9]), chunk(b"IDAT", zlib.compress(bytes(20))[9:])),
+        (chunk(b"IDAT", zlib.compress(bytes(20))), chunk(b"IDAT", b"")),
         (chunk(b"IDAT", zlib.compress(bytes(20))), chunk(b"IEND", b"x")),
         (chunk(b"IEND", b""),),
         (chunk(b"IDAT", zlib.compress(bytes(20))), chunk(b"tEXt", b"a\0b"), chunk(b"IEND", b"")),

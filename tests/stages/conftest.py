@@ -42,7 +42,10 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
         if "steps" in method:
             method |= {"steps": 2, "batch": 20}
     params["matrix"] = {"methods": ["noise"], "references": [], "students": ["small"], "seeds": [0]}
-    params["students"] = {"small": {"arch": "lenet5_half"}, "other": {"arch": "resnet8"}}
+    params["students"] = {
+        "small": {"arch": "lenet5_half", "labels": "stored"},
+        "other": {"arch": "resnet8", "labels": "live"},
+    }
     return params
 
 

@@ -47,7 +47,8 @@ class Checkpoint:
                 tree = json.loads(cast(dict[str, str], file.metadata())["tree"])
                 return _unflatten(tree, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 # pyright: ignore
         except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
-            raise WorkError(f"{self.path}: damaged checkpoint ({error}); delete it to start anew") from error
+            cure = "delete it to start this training anew"
+            raise WorkError(f"{self.path}: damaged checkpoint ({error}); {cure}") from error
 
     def clear(self) -> None:
         """Remove the stored state."""

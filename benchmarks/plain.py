@@ -22,7 +22,7 @@ def plain_layers(net: nn.Module) -> nn.Module:
 
 
 class PlainLoop:
-    """Default settings throughout: the teacher's parameters collect gradients too, default memory layout, default Adam."""
+    """Default settings throughout: memory layout, Adam, and a teacher whose parameters collect gradients too."""
 
     def __init__(self, teacher: nn.Module, images: Tensor, targets: Tensor, temperature: float, rate: float) -> None:
         """`teacher` takes [0, 1] images; `images` [N, C, H, W] and `targets` [N, K] as in the method."""

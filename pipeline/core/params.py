@@ -1,6 +1,7 @@
 """params.yaml: YAML 1.2 in, frozen validated models out; all errors at once, each with its full key."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -11,7 +12,7 @@ from ruamel.yaml.events import AliasEvent
 
 from pipeline.core.errors import ParamsError
 
-__all__ = ["Block", "build", "read_params", "slice_of"]
+__all__ = ["Block", "build", "build_one_of", "read_params", "slice_of"]
 
 _MAX_BYTES = 1 << 20
 
@@ -84,6 +85,23 @@ def build(model: type[B], block: Any, key: str) -> B:
         return model.model_validate_json(text)
     except ValidationError as error:
         raise ParamsError("\n".join(_line(key, item) for item in error.errors())) from error
+
+
+def build_one_of(models: Mapping[str, type[B]], block: Any, key: str) -> B:
+    """Validate a block whose `source` says which of several models it follows.
+
+    Args:
+        models: by the value of `source`.
+        block: plain data, as `slice_of` gives it.
+        key: the block's full key, for messages.
+
+    Raises:
+        ParamsError: an unknown source, or one line per wrong key.
+    """
+    source = cast(dict[str, Any], block).get("source") if isinstance(block, dict) else None
+    if not isinstance(source, str) or source not in models:
+        raise ParamsError(f"{key}.source: {source!r}: must be one of {', '.join(models)}")
+    return build(models[source], block, key)
 
 
 def _line(key: str, item: Any) -> str:

@@ -1,9 +1,8 @@
 """Real data, for the demonstration teacher, evaluation and reference rows only; all of it optional."""
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from pipeline.core.errors import ParamsError
-from pipeline.core.params import Block, build
+from pipeline.core.params import Block, build_one_of
 from pipeline.datasets import digits, folder, vision
 from pipeline.datasets.digits import Digits
 from pipeline.datasets.folder import Folder
@@ -34,10 +33,7 @@ def parse(block: Any, key: str = "data") -> DataBlock:
     Raises:
         ParamsError: one line per wrong key.
     """
-    source = cast(dict[str, Any], block).get("source") if isinstance(block, dict) else None
-    if not isinstance(source, str) or source not in _BLOCKS:
-        raise ParamsError(f"{key}.source: {source!r}: must be one of {', '.join(_BLOCKS)}")
-    return build(_BLOCKS[source], block, key)
+    return build_one_of(_BLOCKS, block, key)
 
 
 def load(params: DataBlock, split: Literal["train", "test"]) -> Labelled | None:

@@ -1,11 +1,10 @@
 """The `teacher` block: where a teacher may come from, one model per `source`."""
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
-from pipeline.core.errors import ParamsError
-from pipeline.core.params import Block, build
+from pipeline.core.params import Block, build_one_of
 from pipeline.training import Recipe
 
 __all__ = ["CheckpointFile", "Python", "TeacherBlock", "Timm", "Torchvision", "Train", "parse"]
@@ -109,7 +108,4 @@ def parse(block: Any, key: str = "teacher") -> TeacherBlock:
     Raises:
         ParamsError: one line per wrong key.
     """
-    source = cast(dict[str, Any], block).get("source") if isinstance(block, dict) else None
-    if not isinstance(source, str) or source not in _BLOCKS:
-        raise ParamsError(f"{key}.source: {source!r}: must be one of {', '.join(_BLOCKS)}")
-    return build(_BLOCKS[source], block, key)
+    return build_one_of(_BLOCKS, block, key)

@@ -45,10 +45,10 @@ check-style: setup
 	$(RUN) lint-imports
 
 test: check-style ## Check format, lint, types, import rules, and run the tests (without the slow ones)
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist loadfile
 
 slow: setup ## Run every test, the slow ones too
-	$(RUN) pytest -m "slow or not slow"
+	$(RUN) pytest -n 2 --dist loadfile -m "slow or not slow"
 
 bench: setup ## Measure speeds, side by side with plain reference code
 	$(RUN) python -m benchmarks

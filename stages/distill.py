@@ -1,6 +1,5 @@
 """Stage `distill`: one student, trained on one dataset, from its shards alone."""
 
-import argparse
 import time
 
 from pipeline.core.errors import run_or_exit
@@ -8,6 +7,7 @@ from pipeline.distill import merge, train, write_history
 from pipeline.metrics import cell_name
 from pipeline.shards.reader import Dataset
 from pipeline.teacher.model import Teacher
+from stages.cells import read_cell
 from stages.provenance import PROVENANCE, write_provenance
 from stages.settings import DATA, Settings, code_of, lesson_of
 from stages.workspace import workspace
@@ -56,12 +56,7 @@ def distill(settings: Settings, row: str, name: str, seed: int) -> None:
 
 def main() -> None:
     """`python -m stages.distill METHOD STUDENT SEED`."""
-    parser = argparse.ArgumentParser(prog="python -m stages.distill", description=__doc__)
-    parser.add_argument("row", metavar="METHOD", help="the dataset to learn from, or DATASET_labels for its own labels")
-    parser.add_argument("student", metavar="STUDENT", help="a name under `students` in params.yaml")
-    parser.add_argument("seed", metavar="SEED", type=int)
-    arguments = parser.parse_args()
-    distill(Settings.read(), arguments.row, arguments.student, arguments.seed)
+    distill(Settings.read(), *read_cell("distill", __doc__))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Stage `evaluate`: one student's accuracy on real test data, if there is any, and its agreement with the teacher."""
 
-import argparse
-
 from pipeline import datasets
 from pipeline.core.errors import run_or_exit
 from pipeline.core.params import build
@@ -10,6 +8,7 @@ from pipeline.evaluate import EvaluateParams, evaluate
 from pipeline.metrics import Cell, cell_name, write_metrics
 from pipeline.shards.reader import Dataset
 from pipeline.teacher.model import Teacher
+from stages.cells import read_cell
 from stages.settings import DATA, Settings, lesson_of
 
 __all__ = ["main", "measure"]
@@ -45,12 +44,7 @@ def measure(settings: Settings, row: str, student: str, seed: int) -> None:
 
 def main() -> None:
     """`python -m stages.evaluate METHOD STUDENT SEED`."""
-    parser = argparse.ArgumentParser(prog="python -m stages.evaluate", description=__doc__)
-    parser.add_argument("row", metavar="METHOD", help="the dataset the student learned from, or DATASET_labels")
-    parser.add_argument("student", metavar="STUDENT", help="a name under `students` in params.yaml")
-    parser.add_argument("seed", metavar="SEED", type=int)
-    arguments = parser.parse_args()
-    measure(Settings.read(), arguments.row, arguments.student, arguments.seed)
+    measure(Settings.read(), *read_cell("evaluate", __doc__))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,11 @@ def consumers(settings: Settings) -> dict[str, tuple[str, ...]]:
     for name in settings.slice("matrix.students"):
         student = nets.module_of(settings.slice(f"students.{name}.arch"))
         labels = settings.mapping(f"students.{name}").get("labels", settings.slice("distill.labels"))
-        found[f"students/{name}"] = ("stages.distill", student, *(teacher if labels == "live" else ()))
+        taught = {"students": labels}
+        if settings.slice("matrix.references"):
+            taught["references"] = settings.mapping("reference").get("labels", labels)
+        for kind, label in taught.items():
+            found[f"{kind}/{name}"] = ("stages.distill", student, *(teacher if label == "live" else ()))
         found[f"evaluate/{name}"] = ("stages.evaluate", student, *teacher)
     return found
 

@@ -38,7 +38,7 @@ def distill(settings: Settings, row: str, name: str, seed: int) -> None:
         "seed": seed,
         "compute": compute.model_dump(),
         "dataset": dataset.sha256,
-        "code": code_of(f"students/{name}"),
+        "code": code_of(f"{'references' if lesson.true_labels else 'students'}/{name}"),
     }
     start = time.perf_counter()
     with workspace(f"students/{cell}", key) as work:

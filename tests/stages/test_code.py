@@ -31,7 +31,7 @@ def test_there_is_a_file_for_every_consumer_in_the_matrix_and_no_other(settings:
         "teacher",
         "report",
         *(f"methods/{name}" for name in ("noise", "class_impressions", "zskd", "real")),
-        *(f"{kind}/{name}" for kind in ("students", "evaluate") for name in ("lenet5_half", "resnet8")),
+        *(f"{kind}/{name}" for kind in ("students", "references", "evaluate") for name in ("lenet5_half", "resnet8")),
     }
 
 
@@ -65,7 +65,7 @@ def test_a_consumer_holds_what_it_runs_and_not_what_others_run(
     assert {name for name in found if name.startswith("stages.")} <= SHARED | MAIN[consumer.partition("/")[0]]
 
 
-SHARED = {"stages.settings", "stages.workspace", "stages.provenance", "stages.method"}
+SHARED = {"stages.settings", "stages.cells", "stages.workspace", "stages.provenance", "stages.method"}
 MAIN = {
     "teacher": {"stages.teacher"},
     "methods": {"stages.synthesize"},
@@ -105,7 +105,11 @@ def test_a_new_architecture_file_changes_nothing_and_a_student_in_it_adds_its_ow
     settings.params["students"]["fresh"] = {"arch": "wrn_16_1"}
     settings.params["matrix"]["students"].append("fresh")
     after = texts(tree, settings)
-    assert {name for name in after if before.get(name) != after[name]} == {"students/fresh", "evaluate/fresh"}
+    assert {name for name in after if before.get(name) != after[name]} == {
+        "students/fresh",
+        "references/fresh",
+        "evaluate/fresh",
+    }
 
 
 def test_live_labels_bring_the_teachers_architecture_into_a_student(settings: Settings, project_root: Path) -> None:

@@ -32,7 +32,8 @@ def compare(
     )  # fmt: skip
     plain_teacher = Teacher(plain_layers(copy.deepcopy(net)), info).requires_grad_(requires_grad=True)
     images, targets = torch.rand(batch, channels, size, size), torch.randn(batch, 10).softmax(1)
-    plain = PlainLoop(plain_teacher, images[:plain_batch], targets[:plain_batch], _TEMPERATURE, _RATE)
+    plain_images, plain_targets = torch.rand(plain_batch, channels, size, size), torch.randn(plain_batch, 10).softmax(1)
+    plain = PlainLoop(plain_teacher, plain_images, plain_targets, _TEMPERATURE, _RATE)
     rates: dict[str, float] = {}
     peak = {name: peak_flops(getattr(torch, name)) for name in ("float32", "bfloat16")}
     runs = {"plain": lambda: [plain.step() for _ in range(_STEPS)]}

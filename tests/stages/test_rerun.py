@@ -158,7 +158,8 @@ class TestRerunTable:
         assert "Running stage 'distill@zskd-other-0'" in ran
         assert "Running stage 'distill@zskd-small-0'" not in ran
         grown.git("checkout", "-q", ".")
-        assert grown.repro() == set()
+        # What it cost may come back from another, equal run; nothing expensive may run.
+        assert grown.repro() <= {"report"}
 
     def test_a_dataset_is_pushed_and_fetched_alone(self, grown, tmp_path: Path) -> None:
         grown.git("add", "-A")

@@ -14,7 +14,7 @@ from pipeline.datasets import Labelled
 from pipeline.evaluate import evaluate
 from pipeline.metrics import Cell, class_labels, read_metrics, write_metrics
 
-CPU = Compute(device="cpu", precision="float32", channels_last=False, compile=False)
+CPU = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
 CELL = Cell(method="zskd", student="small", seed=3, data_free=True, reference=False)
 
 

@@ -108,7 +108,7 @@ def _labeller(
             f"{card.sha256}; use that one, make the dataset anew with this one, or train with labels: stored"
         )
     placed = compute.place(teacher)
-    return torch.compile(placed) if compute.compile else placed
+    return compute.compiled(placed, calls=params.steps, flops=0)
 
 
 def _objective(params: DistillParams, classes: int, teacher: Callable[[Tensor], Tensor] | None) -> Objective:

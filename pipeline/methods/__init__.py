@@ -17,7 +17,7 @@ from pipeline.core.errors import ParamsError
 from pipeline.core.params import Block
 from pipeline.teacher.model import Teacher
 
-__all__ = ["Batch", "Method", "Source", "load", "names"]
+__all__ = ["Batch", "Method", "Source", "load", "names", "needing_batch_norm"]
 
 
 class Batch(NamedTuple):
@@ -47,6 +47,7 @@ class Method(Protocol):
 
     data_free: bool  # class attribute; False only for references that read real data
     soft_targets: bool  # class attribute; True where the steered-to distribution is worth storing beside the image
+    batch_norm: bool  # class attribute; True where the teacher must have BatchNorm layers
     reads: tuple[str, ...]  # class attribute; top-level params blocks that become fields beside the method's own
 
     def fit(self, teacher: Teacher, rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Source:
@@ -68,3 +69,10 @@ def load(name: str) -> type[Block]:
     if name not in names():
         raise ParamsError(f"methods.{name}: no such method; there are {', '.join(names())}")
     return cast(type[Block], importlib.import_module(f"{__name__}.{name}").Method)
+
+
+def needing_batch_norm(teacher: str) -> str:
+    """What to say when a method that matches BatchNorm statistics meets a teacher that keeps none."""
+    kinds = {name: cast(Method, load(name)) for name in names()}
+    others = ", ".join(name for name, kind in kinds.items() if kind.data_free and not kind.batch_norm)
+    return f"{teacher} has no BatchNorm layers, whose statistics this method matches; {others} need none"

@@ -1,6 +1,5 @@
 """Class impressions: Mopuri et al., "Ask, Acquire, and Attack" (ECCV 2018); the baseline of the ZSKD paper."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -12,7 +11,7 @@ from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.params import Block
 from pipeline.methods import Batch, Source
-from pipeline.synthesis.descend import Bound, descend
+from pipeline.synthesis.descend import Adam, Bound, descend, quick
 from pipeline.synthesis.labels import balanced, one_hot
 from pipeline.synthesis.losses import negative_logit
 from pipeline.synthesis.start import Start
@@ -34,6 +33,7 @@ class Method(Block):
 
     data_free: ClassVar[bool] = True
     soft_targets: ClassVar[bool] = False
+    batch_norm: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
 
     confidence: tuple[PositiveFloat, PositiveFloat]  # range of the softmax confidence at which an image is done
@@ -50,11 +50,11 @@ class Method(Block):
         return _Impressions(self, teacher, compute)
 
 
-@dataclass(frozen=True)
 class _Impressions:
-    method: Method
-    teacher: Teacher
-    compute: Compute
+    def __init__(self, method: Method, teacher: Teacher, compute: Compute) -> None:
+        self.method, self.teacher, self.compute = method, teacher, compute
+        shape = (method.batch, teacher.info.channels, teacher.info.size, teacher.info.size)
+        self._losses = quick(self._loss_of, teacher, shape, method.steps, compute)
 
     def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:  # noqa: ARG002
         info = self.teacher.info
@@ -72,19 +72,19 @@ class _Impressions:
         images, labels = images.to(device), labels.to(device)
         reached = _Reached(self.teacher, labels, wanted.to(device), method.check_every)
 
-        def objective(pixels: Tensor) -> Tensor:
-            return negative_logit(self.teacher(augment(pixels, method.views, rng)), labels)
-
         last = descend(
             images,
-            objective,
+            lambda pixels: self._losses(augment(pixels, method.views, rng), labels),
             steps=method.steps,
-            learning_rate=method.learning_rate,
+            adam=Adam(method.learning_rate),
             bound=method.bound,
             compute=self.compute,
             watch=reached,
         )
         return reached.fill(last)
+
+    def _loss_of(self, view: Tensor, labels: Tensor) -> Tensor:
+        return negative_logit(self.teacher(view), labels)
 
 
 class _Reached:

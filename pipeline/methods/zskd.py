@@ -1,6 +1,5 @@
 """Data impressions: ZSKD, Nayak et al., "Zero-Shot Knowledge Distillation in Deep Networks" (ICML 2019)."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -12,7 +11,7 @@ from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.params import Block
 from pipeline.methods import Batch, Source
-from pipeline.synthesis.descend import Bound, descend
+from pipeline.synthesis.descend import Adam, Bound, descend, quick
 from pipeline.synthesis.labels import balanced, class_similarity, concentrations, dirichlet_targets
 from pipeline.synthesis.losses import softened_cross_entropy
 from pipeline.synthesis.priors import total_variation
@@ -39,6 +38,7 @@ class Method(Block):
 
     data_free: ClassVar[bool] = True
     soft_targets: ClassVar[bool] = True
+    batch_norm: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
 
     concentrations: tuple[PositiveFloat, ...] = Field(min_length=1)  # beta; images are shared evenly among them
@@ -63,12 +63,12 @@ class Method(Block):
         return _Impressions(self, teacher, alphas, compute)
 
 
-@dataclass(frozen=True)
 class _Impressions:
-    method: Method
-    teacher: Teacher
-    alphas: Tensor  # [betas, K, K]
-    compute: Compute
+    def __init__(self, method: Method, teacher: Teacher, alphas: Tensor, compute: Compute) -> None:
+        self.method, self.teacher, self.compute = method, teacher, compute
+        self.alphas = alphas  # [betas, K, K]
+        shape = (method.batch, teacher.info.channels, teacher.info.size, teacher.info.size)
+        self._losses = quick(self._loss_of, teacher, shape, method.steps, compute)
 
     def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:  # noqa: ARG002
         info = self.teacher.info
@@ -84,18 +84,17 @@ class _Impressions:
         device = self.compute.torch_device()
         targets = targets.to(device)
 
-        def objective(pixels: Tensor) -> Tensor:
-            view = augment(pixels, method.views, rng)
-            losses = softened_cross_entropy(self.teacher(view), targets, method.temperature)
-            if method.total_variation == 0:
-                return losses
-            return losses + method.total_variation * total_variation(pixels)
-
         return descend(
             images.to(device),
-            objective,
+            lambda pixels: self._losses(augment(pixels, method.views, rng), pixels, targets),
             steps=method.steps,
-            learning_rate=method.learning_rate,
+            adam=Adam(method.learning_rate),
             bound=method.bound,
             compute=self.compute,
         )
+
+    def _loss_of(self, view: Tensor, pixels: Tensor, targets: Tensor) -> Tensor:
+        losses = softened_cross_entropy(self.teacher(view), targets, self.method.temperature)
+        if self.method.total_variation == 0:
+            return losses
+        return losses + self.method.total_variation * total_variation(pixels)

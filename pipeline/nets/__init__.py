@@ -21,7 +21,7 @@ from pipeline.core.errors import ParamsError, TeacherError
 from pipeline.nets.common import named
 from pipeline.nets.inspection import points
 
-__all__ = ["build", "feature_points", "final_linear", "has_batch_norm", "module_of", "names"]
+__all__ = ["build", "feature_points", "final_linear", "flops", "has_batch_norm", "module_of", "names"]
 
 _ELSEWHERE = {"torchvision": "external", "timm": "external", "python": "userfile"}
 _FORMS = ("torchvision:NAME", "timm:NAME", "python:PATH:CALLABLE")
@@ -106,6 +106,15 @@ def has_batch_norm(net: nn.Module) -> bool:
         isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and module.running_mean is not None
         for module in net.modules()
     )
+
+
+def flops(net: nn.Module, images: torch.Tensor) -> int:
+    """Floating-point operations of the convolutions and matrix products of one forward pass on [N, C, H, W]."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(images)
+    return counter.get_total_flops()
 
 
 def _files() -> list[str]:

@@ -1,12 +1,12 @@
 """The recipe of a training, and its learning rate as a pure function of the step."""
 
-import math
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from pipeline.augment import Augment
 from pipeline.core.params import Block
+from pipeline.core.schedule import cosine, warming
 
 __all__ = ["Recipe", "learning_rate"]
 
@@ -45,12 +45,12 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     step: learning_rate decay^m, m milestones passed, counted over the whole run; constant: learning_rate.
     """
     warmup = recipe.warmup_epochs * recipe.steps_per_epoch
-    if step + 1 < warmup:
-        return recipe.learning_rate * (step + 1) / warmup
+    rising = warming(step, warmup)
+    if rising is not None:
+        return recipe.learning_rate * rising
     match recipe.schedule:
         case "cosine":
-            done = max(0.0, step - warmup) / max(1.0, recipe.steps - warmup)
-            return recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
+            return recipe.learning_rate * cosine(step, recipe.steps, warmup)
         case "step":
             passed = sum(step >= milestone * recipe.steps for milestone in recipe.milestones)
             return recipe.learning_rate * recipe.decay**passed

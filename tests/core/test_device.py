@@ -8,7 +8,7 @@ from pipeline.core.device import Compute
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import build
 
-PLAIN = {"device": "cpu", "precision": "float32", "channels_last": False, "compile": False}
+PLAIN = {"device": "cpu", "precision": "float32", "channels_last": False, "compile": "never"}
 
 
 def compute(**changes: Any) -> Compute:

@@ -122,7 +122,7 @@ def params() -> Callable[..., DistillParams]:
 
 @pytest.fixture
 def cpu() -> Compute:
-    return Compute(device="cpu", precision="float32", channels_last=False, compile=False)
+    return Compute(device="cpu", precision="float32", channels_last=False, compile="never")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from pipeline.core.params import build
 from pipeline.distill import DistillParams, train, write_history
 from pipeline.shards.reader import Dataset
 folder, block, work, out = sys.argv[1:]
-compute = Compute(device="cpu", precision="float32", channels_last=True, compile=False)
+compute = Compute(device="cpu", precision="float32", channels_last=True, compile="never")
 print("started", flush=True)
 student, history = train(
     Dataset.open(Path(folder)), "resnet8", build(DistillParams, json.loads(block), "distill"), 3, compute, Path(work)
@@ -57,7 +57,7 @@ def block(params) -> str:
 def run_here(dataset: Dataset, block: str, work: Path, out: Path) -> None:
     """What a worker does, in this process."""
     work.mkdir(exist_ok=True)
-    compute = Compute(device="cpu", precision="float32", channels_last=True, compile=False)
+    compute = Compute(device="cpu", precision="float32", channels_last=True, compile="never")
     params = build(DistillParams, json.loads(block), "distill")
     student, history = train(dataset, "resnet8", params, 3, compute, work)
     student.save(out)

@@ -18,7 +18,14 @@ from pipeline.teacher.model import Teacher, TeacherInfo
 FOLDER = Path(__file__).parents[2] / "presets"
 # The default first: its data is embedded, so that references over real images have some.
 PRESETS = sorted(FOLDER.glob("*.yaml"), key=lambda path: (path.stem != "digits", path.stem))
-LONG = {"steps", "epochs", "iterations", "steps_per_epoch", "check_every"}  # numbers that only set how long it takes
+LONG = {
+    "steps",
+    "epochs",
+    "iterations",
+    "steps_per_epoch",
+    "check_every",
+    "rounds",
+}  # numbers that only set how long it takes
 COUNT = 12
 
 
@@ -33,7 +40,13 @@ def block_of(name: str) -> dict[str, Any]:
 
 def shortened(block: dict[str, Any]) -> dict[str, Any]:
     short = {key: min(value, 2) if key in LONG else value for key, value in block.items() if key != "count"}
-    return {key: shortened(value) if isinstance(value, dict) else value for key, value in short.items()}
+    return {key: within(value) for key, value in short.items()}
+
+
+def within(value: Any) -> Any:
+    if isinstance(value, list):
+        return [within(item) for item in value]
+    return shortened(value) if isinstance(value, dict) else value
 
 
 @pytest.fixture(params=methods.names())
@@ -43,7 +56,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def compute() -> Compute:
-    return Compute(device="cpu", precision="float32", channels_last=True, compile=False)
+    return Compute(device="cpu", precision="float32", channels_last=True, compile="never")
 
 
 @pytest.fixture

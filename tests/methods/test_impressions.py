@@ -14,7 +14,7 @@ from pipeline.methods import class_impressions, noise, zskd
 from pipeline.synthesis.start import Start
 from pipeline.teacher.model import Teacher, TeacherInfo
 
-COMPUTE = Compute(device="cpu", precision="float32", channels_last=False, compile=False)
+COMPUTE = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
 OFF = Augment(crop=0, flip=False, rotate=0, translate=0, scale=(1, 1), shear=0, cutout=0, fill="border")
 START = Start(distribution="uniform", level=0.5, spread=0.5, resolution=99)
 

@@ -60,7 +60,7 @@ def workshop(pause: float = 0.0, log: Path | None = None) -> Workshop:
 
 
 def key(**changes: object) -> dict[str, object]:
-    compute = Compute(device="cpu", precision="float32", channels_last=False, compile=False)
+    compute = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
     usual = work_key(
         method="noise", params={"level": 1.0, "steps": [1, 2]}, seed=0, teacher=SHA, encoding="png", size=SHARD,
         code="c0de", compute=compute,

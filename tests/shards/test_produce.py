@@ -306,7 +306,7 @@ def test_where_links_are_refused_shards_are_copied(tmp_path: Path, monkeypatch: 
 
 
 def test_the_number_of_workers_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
-    compute = Compute(device="cpu", precision="float32", channels_last=False, compile=False)
+    compute = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
     for text, kind, workers in (("1", Serial, 1), ("3", Processes, 3)):
         monkeypatch.setenv("AFTERIMAGE_WORKERS", text)
         executor = choose(compute)

@@ -141,7 +141,7 @@ def test_the_directory_does_not_depend_on_the_order_of_the_key(tmp_path: Path):
 
 
 def test_every_part_of_the_key_counts(tmp_path: Path):
-    compute = Compute(device="cpu", precision="float32", channels_last=False, compile=False)
+    compute = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
     usual = {
         "method": "m", "params": {"a": 1}, "seed": 0, "teacher": "t", "encoding": "png", "size": 5, "code": "c",
         "compute": compute,

@@ -41,6 +41,7 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
         method["count"] = 20
         if "steps" in method:
             method |= {"steps": 2, "batch": 20}
+    params["teacher"]["arch"] = "lenet5"  # not an architecture of the students' file `resnet`
     params["matrix"] = {"methods": ["noise"], "references": [], "students": ["small"], "seeds": [0]}
     params["students"] = {
         "small": {"arch": "lenet5_half", "labels": "stored"},
@@ -124,8 +125,11 @@ class Project:
 
 @pytest.fixture
 def digits() -> dict[str, Any]:
-    """The default parameters as plain data, free to be changed."""
-    return read_params(ROOT / "presets" / "digits.yaml")
+    """The default parameters as plain data, free to be changed; the teacher is of another file than `resnet8`."""
+    params = read_params(ROOT / "presets" / "digits.yaml")
+    params["teacher"]["arch"] = "lenet5"
+    params["matrix"]["methods"].remove("deepinversion")
+    return params
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ WRONG: list[tuple[Change, str]] = [
     (put("methods.zskd.temperature", "hot"), r"methods\.zskd\.temperature: 'hot': "),
     (put("methods.zskd.tau", 20), r"methods\.zskd\.tau: 20: unknown key"),
     (without("methods.zskd.count"), r"methods\.zskd\.count: missing; it has no default"),
-    (put("methods.dream", {"count": 100}), r"methods\.dream: no such method; there are class_impressions, "),
+    (put("methods.dream", {"count": 100}), r"methods\.dream: no such method; there are adaptive_deepinversion, "),
     (put("distill.temperature", 0), r"distill\.temperature: 0"),
     (put("students.resnet8.arch", "resnet9"), r"students\.resnet8\.arch: resnet9: "),
     (put("students.resnet8.learning_rte", 0.1), r"students\.resnet8\.learning_rte: 0\.1: unknown key"),

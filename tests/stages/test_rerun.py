@@ -93,8 +93,8 @@ class TestRerunTable:
         before = (grown.root / "pipeline/nets/resnet.py").read_text()
         grown.edit("pipeline/nets/resnet.py", lambda text: text + HARMLESS)
         ran = grown.repro()
-        # The weights come out the same; what they cost to train is measured anew, so the report is made anew.
-        assert ran == {*student("other"), "report"}
+        # The weights come out the same; what they cost to train is measured anew, and may differ in the report.
+        assert ran - {"report"} == student("other")
         (grown.root / "pipeline/nets/resnet.py").write_text(before)
         assert grown.repro() == set()
 

@@ -8,7 +8,7 @@ from pipeline.teacher.model import Teacher, TeacherInfo
 
 @pytest.fixture
 def compute() -> Compute:
-    return Compute(device="cpu", precision="float32", channels_last=False, compile=False)
+    return Compute(device="cpu", precision="float32", channels_last=False, compile="never")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pipeline.core.params import build
 
 @pytest.fixture
 def compute() -> Compute:
-    block = {"device": "cpu", "precision": "float32", "channels_last": False, "compile": False}
+    block = {"device": "cpu", "precision": "float32", "channels_last": False, "compile": "never"}
     return build(Compute, block, "compute")
 
 

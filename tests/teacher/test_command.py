@@ -24,7 +24,7 @@ def run(folder, teacher, trust):
     params = {
         "seed": 0,
         "trust": trust,
-        "compute": {"device": "cpu", "precision": "float32", "channels_last": False, "compile": False},
+        "compute": {"device": "cpu", "precision": "float32", "channels_last": False, "compile": "never"},
         "data": {"source": "none"},
         "teacher": GIVEN | teacher,
     }

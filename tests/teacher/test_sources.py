@@ -188,7 +188,7 @@ def test_mean_and_std_must_be_one_per_channel(compute, tmp_path):
 def trained(tmp_path_factory):
     from pipeline.core.device import Compute
 
-    compute = Compute(device="cpu", precision="float32", channels_last=False, compile=False)
+    compute = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
     work = tmp_path_factory.mktemp("work")
     return make(train_block(), compute, work, DIGITS), work
 

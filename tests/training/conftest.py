@@ -42,7 +42,7 @@ def recipe() -> Callable[..., Recipe]:
 
 @pytest.fixture
 def cpu() -> Compute:
-    return Compute(device="cpu", precision="float32", channels_last=True, compile=False)
+    return Compute(device="cpu", precision="float32", channels_last=True, compile="never")
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ def test_bfloat16_runs_and_stays_close_to_float32(small_net, recipe, cpu, pool):
 @pytest.mark.slow
 def test_compiled_steps_give_what_plain_ones_give(small_net, recipe, cpu, pool):
     run = recipe(learning_rate=0.01)
-    compiled = cpu.model_copy(update={"compile": True})
+    compiled = cpu.model_copy(update={"compile": "always"})
     nets = [small_net(), small_net()]
     for net, compute in zip(nets, (cpu, compiled), strict=True):
         net[5].p = 0.0  # compiled dropout draws other numbers

@@ -89,7 +89,7 @@ views = dict(crop=1, flip=True, rotate=5.0, translate=0.1, scale=[1, 1], shear=0
 recipe = build(Recipe, dict(batch=2, epochs=1, steps_per_epoch=1, optimiser="adam", learning_rate=0.1, momentum=0.9,
     weight_decay=0.1, schedule="cosine", milestones=[], decay=0.1, warmup_epochs=0, clip_norm=1.0, augment=views,
     mixup=0.5), "recipe")
-compute = Compute(device="cpu", precision="float32", channels_last=True, compile=False)
+compute = Compute(device="cpu", precision="float32", channels_last=True, compile="never")
 net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 2))
 pool = Pool(torch.zeros(3, 1, 8, 8), {}, torch.device("cpu"))
 fit(net, pool, lambda logits, view: {"loss": logits.square().mean()}, recipe, compute, 0, None)

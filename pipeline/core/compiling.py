@@ -1,0 +1,79 @@
+"""`torch.compile` for the steps that a run repeats, and what is done where there is no compiler."""
+
+import sys
+from collections.abc import Callable
+from typing import Literal, ParamSpec, TypeVar
+
+import torch
+
+from pipeline.core.errors import ParamsError
+
+__all__ = ["Compile", "compiled", "worth_while"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Compile = Literal["auto", "always", "never"]
+
+_WORTH_FLOPS = 2e12  # on a CPU
+_WORTH_CALLS = 500  # on a GPU
+
+
+def worth_while(device: torch.device, calls: int, flops: float) -> bool:
+    """Whether a function that is called so often is worth compiling.
+
+    A pure function of what is to be computed and never of how much of it is left, so that a resumed or enlarged
+    dataset is made with the same arithmetic. On a CPU compiling takes 10 to 30 seconds and saves about a third of the
+    time, so the whole run must last minutes: 2e12 floating-point operations in one optimisation, of which a dataset
+    has many. On a GPU it saves the launches of hundreds of small kernels, so the number of calls decides.
+
+    Args:
+        device: where the function runs.
+        calls: how often one optimisation or training calls it.
+        flops: floating-point operations of one call.
+    """
+    return calls >= _WORTH_CALLS if device.type == "cuda" else calls * flops >= _WORTH_FLOPS
+
+
+def compiled(function: Callable[P, R], device: torch.device, *, required: bool, graph: bool) -> Callable[P, R]:
+    """The function, compiled at its first call for the shapes it gets.
+
+    Args:
+        function: of tensors; whatever else it reads must stay as it is.
+        device: where it runs.
+        required: whether a failure to compile is an error; else a warning, and the function runs as it is.
+        graph: on a GPU, record it as a CUDA graph. Its results are then overwritten by the next call, so nothing else
+            that is compiled so may run between a call and the last use of what it returned.
+    """
+    # Shapes are few and each runs thousands of times: one exact program for each, never a general one for all.
+    graph = graph and device.type == "cuda"
+    mode = "reduce-overhead" if graph else "default"
+    quick: Callable[P, R] | None = torch.compile(function, dynamic=False, mode=mode)
+    proven = False
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        nonlocal quick, proven
+        if quick is None:
+            return function(*args, **kwargs)
+        try:
+            if graph:
+                torch.compiler.cudagraph_mark_step_begin()
+            result = quick(*args, **kwargs)
+        except Exception as error:
+            if proven or not _compiler_failed(error):
+                raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            if required:
+                raise ParamsError(f"compute.compile: 'always', but compiling failed ({reason}); use never") from error
+            sys.stderr.write(f"warning: compiling failed ({reason}); going on without\n")
+            quick = None
+            return function(*args, **kwargs)
+        proven = True
+        return result
+
+    return call
+
+
+def _compiler_failed(error: Exception) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # imported by now: the compiler has run
+
+    return isinstance(error, TorchDynamoException)

@@ -8,12 +8,13 @@ from pipeline.synthesis.losses import softened_cross_entropy
 from pipeline.teacher.model import Teacher
 
 
-def numpy_adam(x: np.ndarray, gradient, steps: int, rate: float) -> np.ndarray:
+def numpy_adam(x: np.ndarray, gradient, rates: list[float], betas=(0.9, 0.999), low=0.0, high=1.0) -> np.ndarray:
     m = v = np.zeros_like(x)
-    for t in range(1, steps + 1):
+    for t, rate in enumerate(rates, start=1):
         g = gradient(x)
-        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-        x = np.clip(x - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8), 0, 1)
+        m, v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g * g
+        step = rate * (m / (1 - betas[0] ** t)) / (np.sqrt(v / (1 - betas[1] ** t)) + 1e-8)
+        x = np.clip(x - step, low, high)
     return x
 
 
@@ -23,7 +24,7 @@ def test_descend_is_adam_with_clamping(compute: Compute) -> None:
     found = descend(
         start, lambda x: ((x - goal) ** 2).sum((1, 2, 3)), steps=25, adam=Adam(0.05), bound="clamp", compute=compute
     )
-    expected = numpy_adam(start.double().numpy(), lambda x: 2 * (x - goal.double().numpy()), 25, 0.05)
+    expected = numpy_adam(start.double().numpy(), lambda x: 2 * (x - goal.double().numpy()), [0.05] * 25)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
     assert torch.equal(start, torch.full((3, 1, 4, 4), 0.5))
 
@@ -128,3 +129,65 @@ def test_the_memory_layout_changes_nothing(compute: Compute, keep) -> None:
     ]  # fmt: skip
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
     assert (found[0] - goal).abs().mean() < (start - goal).abs().mean() / 2
+
+
+def test_the_step_size_warms_up_and_decays_as_asked(compute: Compute) -> None:
+    goal = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    start = torch.full((3, 1, 4, 4), 0.5)
+    found = descend(
+        start, lambda x: ((x - goal) ** 2).sum((1, 2, 3)), steps=12,
+        adam=Adam(0.04, betas=(0.5, 0.9), schedule="cosine", warmup=4), bound="clamp", compute=compute,
+    )  # fmt: skip
+    rates = [0.01, 0.02, 0.03, 0.04, *(0.02 * (1 + np.cos(np.pi * np.arange(8) / 8)))]
+    expected = numpy_adam(start.double().numpy(), lambda x: 2 * (x - goal.double().numpy()), rates, (0.5, 0.9))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+def test_free_pixels_roam_until_the_last_step_is_done(compute: Compute) -> None:
+    goal = torch.tensor([-0.5, 0.25, 0.5, 1.75]).view(1, 1, 2, 2)
+    highest: list[float] = []
+
+    def objective(x: torch.Tensor) -> torch.Tensor:
+        highest.append(x.max().item())
+        return ((x - goal) ** 2).sum((1, 2, 3))
+
+    start = torch.full((1, 1, 2, 2), 0.5)
+    found = descend(start, objective, steps=30, adam=Adam(0.05), bound="free", compute=compute)
+    roaming = numpy_adam(
+        start.double().numpy(), lambda x: 2 * (x - goal.double().numpy()), [0.05] * 30, low=-np.inf, high=np.inf
+    )
+    np.testing.assert_allclose(found.numpy(), roaming.clip(0, 1), atol=1e-5)
+    assert max(highest) > 1.2
+
+
+@pytest.mark.parametrize("layout", [False, True])
+def test_the_best_images_of_each_group_are_copies_from_when_they_were_best(compute: Compute, layout: bool) -> None:
+    """The first group starts where its loss is least; the others overshoot and come back too late."""
+    goal = torch.tensor([0.6, 0.48, 0.38]).repeat_interleave(2).view(6, 1, 1, 1)
+    losses, iterates = [], []
+
+    def objective(x: torch.Tensor) -> torch.Tensor:
+        each = ((x - goal) ** 2).mean((1, 2, 3)).view(3, 2).sum(1)
+        losses.append(each.detach().clone())
+        iterates.append(x.detach().clone())
+        return each
+
+    start = 0.6 + 0.004 * torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = descend(
+        start, objective, steps=8, adam=Adam(0.05), bound="clamp", keep="best",
+        compute=compute.model_copy(update={"channels_last": layout}),
+    )  # fmt: skip
+    lowest = torch.stack(losses).argmin(0).tolist()
+    assert 0 == lowest[0] < lowest[1] < lowest[2] < 8
+    for place, step in enumerate(lowest):
+        group = slice(2 * place, 2 * place + 2)
+        assert torch.equal(found[group], iterates[step][group])
+
+
+def test_the_images_after_the_last_step_can_be_the_best(compute: Compute) -> None:
+    start, adam = torch.full((2, 1, 4, 4), 0.9), Adam(0.05)
+    best, last = (
+        descend(start, lambda x: x.sum((1, 2, 3)), steps=5, adam=adam, bound="clamp", compute=compute, keep=keep)
+        for keep in ("best", "last")
+    )
+    assert torch.equal(best, last)

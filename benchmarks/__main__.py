@@ -2,9 +2,11 @@
 
 import sys
 
-from benchmarks import reading, synthesis
+from benchmarks import inversion, reading, synthesis
 
 sys.stdout.write("== zskd's step against a plain loop ==\n")
 synthesis.main()
+sys.stdout.write("== deepinversion's step against a plain loop ==\n")
+inversion.main()
 sys.stdout.write("== verified reading of shards ==\n")
 reading.main()

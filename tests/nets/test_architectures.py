@@ -18,6 +18,7 @@ SMALLEST = {
     "alexnet_half": 15,
     "lenet5": 12,
     "lenet5_half": 12,
+    "lenet5_bn": 12,
     "mobilenet_v2": 8,
     "resnet8": 8,
     "resnet14": 8,
@@ -94,6 +95,7 @@ def test_dimensions_that_make_no_classifier_are_refused(classes: int, channels: 
         ("lenet5", 1, 32, 61_706),  # LeCun et al. with complete connections
         ("lenet5", 1, 28, 61_706),  # framed to 32
         ("lenet5_half", 1, 32, 15_738),
+        ("lenet5_bn", 1, 32, 61_706 + 2 * (6 + 16 + 120 + 84)),
         ("resnet20", 3, 32, 269_722),  # "0.27M", He et al. table 6
         ("resnet32", 3, 32, 464_154),  # "0.46M"
         ("resnet44", 3, 32, 658_586),  # "0.66M"
@@ -262,3 +264,13 @@ def test_without_a_generator_the_global_one_decides_the_weights_and_is_put_back(
             weights.append(nets.build("resnet8", 10, 3, 32).state_dict()["conv1.weight"])
             assert torch.equal(before, torch.get_rng_state())
     assert not torch.equal(*weights)
+
+
+def test_lenet5_bn_with_neutral_batch_norm_is_lenet5() -> None:
+    plain, normed = nets.build("lenet5", 10, 1, 28).eval(), nets.build("lenet5_bn", 10, 1, 28).eval()
+    layers = [module for module in normed.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    ours = [module for module in plain.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    for layer, own in zip(layers, ours, strict=True):
+        layer.load_state_dict(own.state_dict())
+    images = torch.rand(4, 1, 28, 28, generator=rng())
+    torch.testing.assert_close(normed(images), plain(images), atol=1e-3, rtol=1e-3)  # its epsilon of 1e-5, four times

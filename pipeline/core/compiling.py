@@ -61,7 +61,7 @@ def compiled(function: Callable[P, R], device: torch.device, *, required: bool, 
         except Exception as error:
             if proven or not _compiler_failed(error):
                 raise
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = _reason(error)
             if required:
                 raise ParamsError(f"compute.compile: 'always', but compiling failed ({reason}); use never") from error
             sys.stderr.write(f"warning: compiling failed ({reason}); going on without\n")
@@ -77,3 +77,9 @@ def _compiler_failed(error: Exception) -> bool:
     from torch._dynamo.exc import TorchDynamoException  # imported by now: the compiler has run
 
     return isinstance(error, TorchDynamoException)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what the compiler itself said; some errors only wrap it, and start with the wrapper's name."""
+    inner = getattr(error, "inner_exception", error)
+    return next(iter(str(inner).splitlines()), type(inner).__name__)

@@ -51,3 +51,17 @@ def test_bfloat16_is_used_inside_the_block_only() -> None:
 def test_a_network_is_laid_out_as_asked(channels_last: bool) -> None:
     net = compute(channels_last=channels_last).place(nn.Conv2d(3, 4, 3))
     assert net.weight.is_contiguous(memory_format=torch.channels_last) == channels_last  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("setting", "flops", "expected"),
+    [("never", 1e15, False), ("auto", 1e6, False), ("auto", 1e12, True), ("always", 0, True)],
+)
+def test_a_function_is_compiled_where_asked_or_where_it_pays(setting: str, flops: float, expected: bool) -> None:
+    function = compute(compile=setting).compiled(torch.sin, calls=10, flops=flops)
+    assert (function is not torch.sin) == expected
+
+
+def test_an_unknown_way_to_compile_is_refused() -> None:
+    with pytest.raises(ParamsError, match=r"compute\.compile: 'sometimes'"):
+        compute(compile="sometimes")

@@ -123,7 +123,10 @@ def quick(
 
     def laid_out(view: Tensor, *others: P.args, **named: P.kwargs) -> Tensor:
         # A roll or a flip may change the strides; each order of strides would be compiled anew, and run slower.
-        return run(view.contiguous(memory_format=layout), *others, **named)
+        view = view.contiguous(memory_format=layout)
+        if view.shape[1] == 1:  # in both orders at once, so whichever strides it came with were left: make them one
+            view = view.squeeze(1).unsqueeze(1)
+        return run(view, *others, **named)
 
     return laid_out
 

@@ -66,7 +66,7 @@ def _ours(net: nn.Module, arch: str, batch: int, compute: Compute) -> Callable[[
             "views": _VIEWS | {"fill": "zeros"}, "learning_rate": 0.01, "betas": [0.9, 0.999], "warmup": 0,
             "start": {"distribution": "normal", "level": 0.5, "spread": 0.25, "resolution": 32},
             "phases": [{"pool": 1, "steps": _STEPS, "jitter": 2}], "schedule": "constant", "bound": "clamp",
-            "keep": "last",
+            "keep": "last", "labels": "balanced",
         },
         "deepinversion",
     )  # fmt: skip

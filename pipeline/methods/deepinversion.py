@@ -1,6 +1,6 @@
 """DeepInversion: Yin et al., "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion" (CVPR 2020)."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -51,10 +51,11 @@ class Method(Block):
     +-30, flips, betas 0.5 and 0.9, cosine after a warm-up of 100 steps, rate 0.25, statistics 0.01, first_layer 10
     (not in the paper), total_variation 1e-4, l2 1e-5, clamped after each step.
 
-    Departures: labels are balanced (the ImageNet script lists 42 of its authors' choice); rate and starting point are
-    in [0, 1] pixel units; `keep` best keeps a copy (the CIFAR-10 script keeps a reference, which is the last iterate);
-    a view is drawn for each image (the scripts flip the whole batch at once); priors are not divided among the images
-    of a batch, so that several groups can be optimised side by side without knowing of each other.
+    Departures: `labels` balanced also spreads the classes over the groups (the CIFAR-10 script gives each batch every
+    class equally often or draws at random, the ImageNet script lists 42 classes of its authors' choice); rate and
+    starting point are in [0, 1] pixel units; `keep` best keeps a copy (the CIFAR-10 script keeps a reference, which is
+    the last iterate); a view is drawn for each image (the scripts flip the whole batch at once); the losses of groups
+    are summed, so that several can be optimised side by side without knowing of each other.
     """
 
     data_free: ClassVar[bool] = True
@@ -62,6 +63,7 @@ class Method(Block):
     batch_norm: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ()
 
+    labels: Literal["balanced", "random"]  # random: each drawn on its own
     group: PositiveInt  # images that share statistics
     groups: PositiveInt  # groups optimised side by side; changes speed and memory, not the method
     statistics: PositiveFloat  # alpha_f, the weight of R_bn
@@ -127,15 +129,19 @@ class Inversion:
     def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:  # noqa: ARG002
         """As in `Source`."""
         info = self._teacher.info
-        # Classes take turns in a random order, so that every group holds as many of them, as equally often, as it can.
-        order = torch.randperm(len(info.classes), generator=rng)
-        labels = order[balanced(count, len(info.classes), rng)]
+        labels = self._labels(count, len(info.classes), rng)
         start = self._method.start.draw((count, info.channels, info.size, info.size), rng)
         images = [
             self._optimise(start[part.images], labels[part.images], part.group, rng)
             for part in batches_of_groups(count, self._method.group, self._method.groups)
         ]
         return Batch(torch.cat(images).cpu(), one_hot(labels, len(info.classes)))
+
+    def _labels(self, count: int, classes: int, rng: torch.Generator) -> Tensor:
+        if self._method.labels == "random":
+            return torch.randint(classes, (count,), generator=rng)
+        # Classes take turns in a random order, so that every group holds as many of them, as equally often, as it can.
+        return torch.randperm(classes, generator=rng)[balanced(count, classes, rng)]
 
     def _optimise(self, images: Tensor, labels: Tensor, group: int, rng: torch.Generator) -> Tensor:
         """Whole groups of `group` images through all phases."""

@@ -114,8 +114,9 @@ class _Moments(torch.autograd.Function):
         slope = to_variance * (2 / ctx.count)
         offset = to_mean / ctx.count - slope * (mean + shift)
         shape = (*maps.shape[:2], *[1] * (maps.dim() - 2))
-        slope, offset = (_spread(value, len(maps)).view(shape).to(maps.dtype) for value in (slope, offset))
-        return (maps * slope).add_(offset), None, None
+        slope, offset = (_spread(value, len(maps)).view(shape) for value in (slope, offset))
+        # In float32 until the end: the two terms cancel where a channel's mean is large beside its spread.
+        return (maps * slope).add_(offset).to(maps.dtype), None, None
 
 
 def _spread(values: Tensor, count: int) -> Tensor:

@@ -36,7 +36,7 @@ INVERSION: dict[str, Any] = {
     "group": 8, "groups": 1, "statistics": 1.0, "first_layer": 1.0, "total_variation": 0.0, "l2": 0.0, "views": OFF,
     "start": Start(distribution="uniform", level=0.5, spread=0.5, resolution=8),
     "phases": (Phase(pool=1, steps=4, jitter=1),), "learning_rate": 0.05, "betas": (0.9, 0.999),
-    "schedule": "constant", "warmup": 0, "bound": "clamp", "keep": "last",
+    "schedule": "constant", "warmup": 0, "bound": "clamp", "keep": "last", "labels": "balanced",
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ LONG = {
     "steps_per_epoch",
     "check_every",
     "rounds",
+    "images",
 }  # numbers that only set how long it takes
 COUNT = 12
 

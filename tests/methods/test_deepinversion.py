@@ -51,6 +51,7 @@ def inversion(steps: int = 10, **changes: Any) -> deepinversion.Method:
         "group": 8, "groups": 1, "statistics": 1.0, "first_layer": 1.0, "total_variation": 1e-3, "l2": 1e-3,
         "views": OFF, "start": START, "phases": (Phase(pool=1, steps=steps, jitter=0),), "learning_rate": 0.02,
         "betas": (0.9, 0.999), "schedule": "constant", "warmup": 0, "bound": "clamp", "keep": "last",
+        "labels": "balanced",
     }  # fmt: skip
     return deepinversion.Method(**{**fields, **changes})
 
@@ -228,3 +229,11 @@ def test_groups_of_two_sizes_and_the_best_images_compile_as_they_are(
     half = len(losses) // 2
     fast, plain = torch.cat(losses[:half]), torch.cat(losses[half:])
     torch.testing.assert_close(fast, plain, rtol=1e-5 if precision == "float32" else 0.005, atol=0)
+
+
+def test_random_labels_are_drawn_one_by_one(teacher: Teacher) -> None:
+    targets = draw(inversion(steps=1, labels="random", group=40), teacher, 400).targets
+    counts = targets.sum(0)
+    assert counts.sum() == 400
+    assert len(set(counts.tolist())) > 1
+    assert ((counts - 100).abs() < 50).all()  # five and a half standard deviations

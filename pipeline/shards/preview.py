@@ -17,7 +17,7 @@ from pipeline.shards.tar import RawSample, samples
 __all__ = ["preview"]
 
 _PER_CLASS = 10
-_MOST_CLASSES = 50  # of a dataset with more, evenly chosen ones are shown
+_MOST_CLASSES = 50  # of a dataset with more, evenly chosen ones that have training images are shown
 _MOST_SHARDS = 8  # that are looked through for rare classes
 
 
@@ -28,21 +28,30 @@ def preview(folder: Path, manifest: Manifest) -> bytes:
         ShardError: a shard is missing or damaged.
     """
     classes = manifest.teacher.classes
-    rows = min(len(classes), _MOST_CLASSES)
-    shown = [row * len(classes) // rows for row in range(rows)]
+    shown = _shown(manifest.class_histogram)
     found: dict[int, list[Tensor]] = {number: [] for number in shown}
     for entry in manifest.entries("train")[:_MOST_SHARDS]:
         if all(len(pictures) == _PER_CLASS for pictures in found.values()):
             break
         _collect(folder, entry, manifest, found)
     placed = [(row, picture) for row, pictures in enumerate(found.values()) for picture in pictures]
+    none = torch.empty((0, manifest.teacher.channels, manifest.teacher.size, manifest.teacher.size), dtype=torch.uint8)
     sheet = contact_sheet(
-        torch.stack([picture for _, picture in placed]),
+        torch.stack([picture for _, picture in placed]) if placed else none,
         torch.tensor([row for row, _ in placed]),
         [classes[number] for number in shown],
         _PER_CLASS,
     )
     return png_bytes(sheet)
+
+
+def _shown(histogram: tuple[int, ...]) -> list[int]:
+    """The classes of the sheet's rows: noise may fall into a few of a thousand, and those are to be seen."""
+    if len(histogram) <= _MOST_CLASSES:
+        return list(range(len(histogram)))
+    there = [number for number, count in enumerate(histogram) if count]
+    rows = min(len(there), _MOST_CLASSES)
+    return [there[row * len(there) // rows] for row in range(rows)]
 
 
 def _collect(folder: Path, entry: ShardEntry, manifest: Manifest, found: dict[int, list[Tensor]]) -> None:

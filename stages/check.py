@@ -14,7 +14,6 @@ from pipeline.distill import merge
 from pipeline.evaluate import EvaluateParams
 from pipeline.report import Matrix, ReportParams
 from pipeline.shards.plan import plan
-from pipeline.teacher.blocks import CheckpointFile, Train
 from pipeline.teacher.blocks import parse as parse_teacher
 from stages import consistency
 from stages.consistency import Images
@@ -79,8 +78,9 @@ def find(settings: Settings) -> Findings:
         found.errors += consistency.of_matrix(matrix, settings)
     if data and teacher:
         found.errors += consistency.of_teacher(data, teacher)
-        if isinstance(teacher, Train | CheckpointFile):
-            found.errors += consistency.of_architecture(teacher.arch, images, "teacher.arch")
+        net = found.attempt(lambda: consistency.network_of(teacher, images))
+        if net is not None and matrix:
+            found.errors += consistency.of_batch_norm(matrix, teacher, net)
         found.warnings += consistency.missing_files(data, teacher, trust or ())
     if data and shards and matrix:
         found.errors += consistency.of_shards(data, images, shards, matrix)
@@ -115,7 +115,7 @@ def _students(settings: Settings, found: Findings, images: Images | None) -> Non
         own = found.attempt(lambda name=name: settings.mapping(f"students.{name}"))
         merged = found.attempt(lambda own=own, name=name: merge(common or {}, own or {}, f"students.{name}"))
         if merged is not None:
-            found.errors += consistency.of_architecture(merged[0], images, f"students.{name}.arch")
+            found.attempt(lambda arch=merged[0], name=name: consistency.network(arch, images, f"students.{name}.arch"))
             found.attempt(lambda own=own, name=name: merge(common or {}, own or {}, f"students.{name}", reference))
 
 

@@ -5,21 +5,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from torch import nn
+
 from pipeline import datasets, methods, nets
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import ParamsError, PipelineError
 from pipeline.core.files import sha256_file
 from pipeline.datasets import DataBlock, NoData
-from pipeline.methods import Method
+from pipeline.methods import Method, needing_batch_norm
 from pipeline.report import Matrix
 from pipeline.teacher.blocks import CheckpointFile, Python, TeacherBlock, Timm, Torchvision, Train
 from stages.method import ShardParams
 from stages.settings import Settings
 
-__all__ = ["Images", "images_of", "missing_files", "of_architecture", "of_matrix", "of_shards", "of_teacher"]
+__all__ = [
+    "Images",
+    "images_of",
+    "missing_files",
+    "network",
+    "network_of",
+    "of_batch_norm",
+    "of_matrix",
+    "of_shards",
+    "of_teacher",
+]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.]*")  # cells join names with dashes, and file and stage names are made of them
 _RGB = 3
 _PNG_CHANNELS = (1, _RGB)
+_USUAL = 224  # px, what most published networks take: enough to see whether one can be built
 
 
 class Images(NamedTuple):
@@ -96,14 +109,44 @@ def of_shards(data: DataBlock, images: Images | None, shards: ShardParams, matri
             yield f"matrix.methods: {name!r}: needs real data, but data.source is none; take it out"
 
 
-def of_architecture(arch: str, images: Images | None, key: str) -> Iterator[str]:
-    """An architecture that does not exist, or cannot take these images."""
+def network(arch: str, images: Images | None, key: str) -> nn.Module | None:
+    """An architecture with fresh weights; None where only a run will tell what it is or what it takes.
+
+    Raises:
+        ParamsError: it does not exist, or cannot take these images.
+    """
     try:
         nets.module_of(arch)
-        if images is not None and not arch.startswith("python:"):  # a user's file runs only in the teacher stage
-            nets.build(arch, images.classes, images.channels, images.size)
+        if images is None or arch.startswith("python:"):  # a user's file runs only in the teacher stage
+            return None
+        return nets.build(arch, images.classes, images.channels, images.size)
     except PipelineError as error:
-        yield f"{key}: {error}"
+        raise ParamsError(f"{key}: {error}") from error
+
+
+def network_of(teacher: TeacherBlock, images: Images | None) -> nn.Module | None:
+    """The teacher's architecture as `network` gives it; nothing is downloaded, and no code of the user's runs.
+
+    Raises:
+        ParamsError: as in `network`.
+    """
+    match teacher:
+        case Train() | CheckpointFile():
+            return network(teacher.arch, images, "teacher.arch")
+        case Torchvision():
+            return network(_published(teacher), images or Images(10, _RGB, _USUAL), "teacher.name")
+        case Timm() | Python():
+            return None
+
+
+def of_batch_norm(matrix: Matrix, teacher: TeacherBlock, net: nn.Module) -> Iterator[str]:
+    """Methods that match BatchNorm statistics, though the teacher's network keeps none."""
+    if nets.has_batch_norm(net) or isinstance(teacher, Timm | Python):
+        return
+    arch = _published(teacher) if isinstance(teacher, Torchvision) else teacher.arch
+    for name in matrix.methods:
+        if name in methods.names() and cast(Method, methods.load(name)).batch_norm:
+            yield f"matrix.methods: {name!r}: {needing_batch_norm(f'teacher {arch}')}"
 
 
 def missing_files(data: DataBlock, teacher: TeacherBlock, trust: tuple[str, ...]) -> Iterator[str]:
@@ -120,6 +163,10 @@ def missing_files(data: DataBlock, teacher: TeacherBlock, trust: tuple[str, ...]
         path = Path(teacher.path).expanduser()
         if path.is_file() and (digest := sha256_file(path)) not in trust:
             yield f"teacher.path: {teacher.path}: read it, then add its sha256 to `trust` so that it may run: {digest}"
+
+
+def _published(teacher: Torchvision) -> str:
+    return f"{teacher.source}:{teacher.name}"
 
 
 def _references(matrix: Matrix) -> Iterator[str]:

@@ -19,7 +19,7 @@ def errors(params: dict[str, Any]) -> list[str]:
     return check.find(Settings(params)).errors
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "cifar10_cpu", "imagenet"])
 def test_every_preset_is_right(project_root: Path, name: str) -> None:
     assert errors(read_params(project_root / "presets" / f"{name}.yaml")) == []
 
@@ -146,6 +146,60 @@ def test_a_teacher_from_a_file_needs_no_data(digits: dict[str, Any], tmp_path: P
 def test_a_teacher_that_does_not_fit_the_data_is_an_error(digits: dict[str, Any]) -> None:
     put("teacher", checkpoint("none.pt") | {"size": 32})(digits)
     assert "teacher.size: 32: data.size is 16; make them equal, or set data.source: none" in errors(digits)
+
+
+def of_batch_norm(params: dict[str, Any]) -> list[str]:
+    return [line for line in errors(params) if "BatchNorm" in line]
+
+
+@pytest.mark.parametrize("method", ["deepinversion", "adaptive_deepinversion"])
+@pytest.mark.parametrize(("arch", "fits"), [("lenet5", False), ("resnet8", True)])
+@pytest.mark.parametrize("source", ["train", "checkpoint"])
+def test_a_method_that_needs_batch_norm_needs_a_teacher_that_has_it(
+    project_root: Path, digits: dict[str, Any], method: str, arch: str, fits: bool, source: str
+) -> None:
+    blocks = read_params(project_root / "presets" / "cifar10.yaml")["methods"]
+    put(f"methods.{method}", blocks[method] | {"count": 100})(digits)
+    if source == "checkpoint":
+        put("teacher", checkpoint("weights.pt"))(digits)
+    put("teacher.arch", arch)(digits)
+    assert of_batch_norm(digits) == []  # a block that no cell of the grid uses is no mistake
+    digits["matrix"]["methods"].append(method)
+    expected = (
+        f"matrix.methods: {method!r}: teacher {arch} has no BatchNorm layers, whose statistics this method matches; "
+        "class_impressions, noise, zskd need none"
+    )
+    assert errors(digits) == ([] if fits else [expected])
+
+
+@pytest.mark.parametrize("size", [224, None])
+@pytest.mark.parametrize(("name", "fits"), [("alexnet", False), ("resnet18", True)])
+def test_a_published_teacher_without_batch_norm_is_found_before_its_weights_are_fetched(
+    project_root: Path, monkeypatch: pytest.MonkeyPatch, name: str, fits: bool, size: int | None
+) -> None:
+    params = read_params(project_root / "presets" / "imagenet.yaml")
+    put("data", NO_DATA)(params)
+    put("students", {"resnet18": {"arch": "resnet8"}})(params)
+    put("matrix.students", ["resnet18"])(params)
+    put("teacher.name", name)(params)
+    put("teacher.size", size)(params)
+    for fetch in ("torch.hub.load_state_dict_from_url", "torchvision.models._api.load_state_dict_from_url"):
+        monkeypatch.setattr(fetch, lambda *_, **__: pytest.fail("downloads"))
+    found = errors(params)
+    assert len(found) == (0 if fits else 1)
+    assert all(line.startswith("matrix.methods: 'deepinversion': teacher torchvision:alexnet has no") for line in found)
+
+
+def test_a_published_teacher_that_does_not_exist_is_found(project_root: Path) -> None:
+    params = read_params(project_root / "presets" / "imagenet.yaml")
+    put("teacher.name", "resnt50")(params)
+    assert [line for line in errors(params) if line.startswith("teacher.name: torchvision:resnt50: no such")]
+
+
+def test_an_architecture_that_does_not_exist_is_one_error(digits: dict[str, Any]) -> None:
+    digits["matrix"]["methods"].append("deepinversion")
+    put("teacher.arch", "lenet9")(digits)
+    assert len(errors(digits)) == 1
 
 
 def test_missing_files_are_warnings(digits: dict[str, Any]) -> None:

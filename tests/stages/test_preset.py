@@ -31,7 +31,7 @@ def test_the_default_is_the_digits_preset(project_root: Path) -> None:
 
 def test_every_preset_is_complete(project_root: Path) -> None:
     blocks = {path.stem: list(read_params(path)) for path in (project_root / "presets").glob("*.yaml")}
-    assert set(blocks) >= {"digits", "mnist", "cifar10"}
+    assert set(blocks) >= {"digits", "mnist", "cifar10", "cifar10_cpu", "imagenet"}
     assert all(keys == blocks["digits"] for keys in blocks.values())
 
 
@@ -41,7 +41,7 @@ def test_a_preset_is_put_in_place(checkout: Path) -> None:
 
 
 def test_going_from_preset_to_preset_loses_nothing_and_is_allowed(checkout: Path) -> None:
-    for name in ("mnist", "cifar10", "digits"):
+    for name in ("mnist", "cifar10", "imagenet", "digits"):
         put_in_place(name, force=False)
     assert (checkout / "params.yaml").read_bytes() == (checkout / "presets" / "digits.yaml").read_bytes()
 
@@ -77,11 +77,13 @@ def test_a_missing_parameter_file_is_simply_made(checkout: Path) -> None:
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones(checkout: Path) -> None:
-    with pytest.raises(ParamsError, match="imagenet: no such preset; there are cifar10, digits, mnist"):
-        put_in_place("imagenet", force=True)
+    with pytest.raises(
+        ParamsError, match="svhn: no such preset; there are cifar10, cifar10_cpu, digits, imagenet, mnist"
+    ):
+        put_in_place("svhn", force=True)
 
 
 def test_the_list_shows_each_preset_with_its_first_line(checkout: Path) -> None:
     lines = describe().splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["cifar10", "digits", "mnist"]
+    assert [line.split()[0] for line in lines[1:]] == ["cifar10", "cifar10_cpu", "digits", "imagenet", "mnist"]
     assert all(len(line.split()) > 5 for line in lines[1:])

@@ -9,7 +9,7 @@ from benchmarks.plain import PlainLoop, plain_layers
 from benchmarks.timing import flops, interleaved, peak_flops
 from pipeline import nets
 from pipeline.core.device import Compute
-from pipeline.synthesis.descend import descend
+from pipeline.synthesis.descend import Adam, descend
 from pipeline.synthesis.losses import softened_cross_entropy
 from pipeline.teacher.model import Teacher, TeacherInfo
 
@@ -38,7 +38,7 @@ def compare(
     peak = {name: peak_flops(getattr(torch, name)) for name in ("float32", "bfloat16")}
     runs = {"plain": lambda: [plain.step() for _ in range(_STEPS)]}
     for precision in ("float32", "bfloat16"):
-        compute = Compute(device="cpu", precision=precision, channels_last=channels_last, compile=False)
+        compute = Compute(device="cpu", precision=precision, channels_last=channels_last, compile="never")
         runs[precision] = _ours(copy.deepcopy(net), info, images, targets, compute)
     seconds = interleaved(runs, _ROUNDS)
     count = {"plain": plain_batch, "float32": batch, "bfloat16": batch}
@@ -56,7 +56,7 @@ def _ours(net, info, images, targets, compute):
     compute.place(teacher)
     return lambda: descend(
         images, lambda pixels: softened_cross_entropy(teacher(pixels), targets, _TEMPERATURE),
-        steps=_STEPS, learning_rate=_RATE, bound="clamp", compute=compute,
+        steps=_STEPS, adam=Adam(_RATE), bound="clamp", compute=compute,
     )  # fmt: skip
 
 

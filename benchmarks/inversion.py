@@ -9,15 +9,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.plain import PlainInversion
-from benchmarks.timing import flops, interleaved, peak_flops
+from benchmarks.plain import PlainInversion, stand_in
+from benchmarks.timing import interleaved, peak_flops
 from pipeline import nets
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.params import build
 from pipeline.core.rng import generator
 from pipeline.methods.deepinversion import Method
-from pipeline.teacher.model import Teacher, TeacherInfo
 
 __all__ = ["compare", "main"]
 
@@ -40,9 +39,8 @@ def compare(arch: str, batch: int, device: torch.device, rounds: int = 7) -> dic
     for name, (precision, compiling) in _VARIANTS.items():
         compute = Compute(device=device.type, precision=precision, channels_last=True, compile=compiling)
         runs[name] = _ours(copy.deepcopy(net), arch, batch, compute)
-    with torch.no_grad():
-        # The gradient with respect to the input costs as much as the forward pass; nothing else is needed.
-        work = 2 * flops(lambda: net.eval()(images)) / batch
+    # The gradient with respect to the input costs as much as the forward pass; nothing else is needed.
+    work = 2 * nets.flops(net.eval(), images) / batch
     seconds = interleaved(runs, rounds)
     peaks = {name: peak_flops(getattr(torch, name), device) for name in ("float32", "bfloat16")}
     rates = {name: batch * _STEPS / seconds[name] for name in runs}
@@ -53,11 +51,7 @@ def compare(arch: str, batch: int, device: torch.device, rounds: int = 7) -> dic
 
 
 def _ours(net: nn.Module, arch: str, batch: int, compute: Compute) -> Callable[[], object]:
-    info = TeacherInfo(
-        arch=arch, classes=tuple("0123456789"), channels=3, size=32, mean=(0.5,) * 3, std=(0.25,) * 3,
-        batch_norm=True, sha256="", accuracy=None, source="random weights",
-    )  # fmt: skip
-    teacher = Teacher(net, info)
+    teacher = stand_in(net, arch, 3, 32)
     compute.place(teacher)
     method = build(
         Method,

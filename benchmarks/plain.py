@@ -4,10 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
+from pipeline import nets
 from pipeline.nets.pooling import MaxPool2x2
 from pipeline.nets.stem import StemConv2d
+from pipeline.teacher.model import Teacher, TeacherInfo
 
-__all__ = ["PlainInversion", "PlainLoop", "plain_layers"]
+__all__ = ["PlainInversion", "PlainLoop", "plain_layers", "stand_in"]
 
 
 def plain_layers(net: nn.Module) -> nn.Module:
@@ -19,6 +21,15 @@ def plain_layers(net: nn.Module) -> nn.Module:
             if isinstance(child, MaxPool2x2):
                 setattr(module, name, nn.MaxPool2d(2))
     return net
+
+
+def stand_in(net: nn.Module, arch: str, channels: int, size: int) -> Teacher:
+    """A ten-class teacher of random weights, for its speed alone."""
+    info = TeacherInfo(
+        arch=arch, classes=tuple("0123456789"), channels=channels, size=size, mean=(0.5,) * channels,
+        std=(0.25,) * channels, batch_norm=nets.has_batch_norm(net), sha256="", accuracy=None, source="random weights",
+    )  # fmt: skip
+    return Teacher(net, info)
 
 
 class PlainLoop:

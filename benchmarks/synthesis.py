@@ -5,13 +5,12 @@ import sys
 
 import torch
 
-from benchmarks.plain import PlainLoop, plain_layers
-from benchmarks.timing import flops, interleaved, peak_flops
+from benchmarks.plain import PlainLoop, plain_layers, stand_in
+from benchmarks.timing import interleaved, peak_flops
 from pipeline import nets
 from pipeline.core.device import Compute
 from pipeline.synthesis.descend import Adam, descend, quick
 from pipeline.synthesis.losses import softened_cross_entropy
-from pipeline.teacher.model import Teacher, TeacherInfo
 
 __all__ = ["compare", "main"]
 
@@ -31,11 +30,7 @@ def compare(
     """Images x steps per second of both loops on a randomly initialised teacher, and the share of the peak."""
     torch.manual_seed(0)
     net = nets.build(arch, 10, channels, size)
-    info = TeacherInfo(
-        arch=arch, classes=tuple("0123456789"), channels=channels, size=size, mean=(0.5,) * channels,
-        std=(0.25,) * channels, batch_norm=False, sha256="", accuracy=None, source="random weights",
-    )  # fmt: skip
-    plain_teacher = Teacher(plain_layers(copy.deepcopy(net)), info).requires_grad_(requires_grad=True)
+    plain_teacher = stand_in(plain_layers(copy.deepcopy(net)), arch, channels, size).requires_grad_(requires_grad=True)
     images, targets = torch.rand(batch, channels, size, size), torch.randn(batch, 10).softmax(1)
     plain_images, plain_targets = torch.rand(plain_batch, channels, size, size), torch.randn(plain_batch, 10).softmax(1)
     plain = PlainLoop(plain_teacher, plain_images, plain_targets, _TEMPERATURE, _RATE)
@@ -44,19 +39,18 @@ def compare(
     runs = {"plain": lambda: [plain.step() for _ in range(_STEPS)]}
     for name, (precision, compiling) in _VARIANTS.items():
         compute = Compute(device="cpu", precision=precision, channels_last=channels_last, compile=compiling)
-        runs[name] = _ours(copy.deepcopy(net), info, images, targets, compute)
+        runs[name] = _ours(stand_in(copy.deepcopy(net), arch, channels, size), images, targets, compute)
     seconds = interleaved(runs, _ROUNDS)
     for name in runs:
         rates[name] = (plain_batch if name == "plain" else batch) * _STEPS / seconds[name]
     # The gradient with respect to the input costs as much as the forward pass; nothing else is needed of the teacher.
-    work = 2 * flops(lambda: net(images)) / batch
+    work = 2 * nets.flops(net, images) / batch
     for name, (precision, _) in _VARIANTS.items():
         rates[f"{name} share of peak"] = rates[name] * work / peak[precision]
     return rates
 
 
-def _ours(net, info, images, targets, compute):
-    teacher = Teacher(net, info)
+def _ours(teacher, images, targets, compute):
     compute.place(teacher)
     losses = quick(
         lambda view: softened_cross_entropy(teacher(view), targets, _TEMPERATURE),

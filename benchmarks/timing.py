@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["flops", "interleaved", "peak_flops"]
+from pipeline import nets
+
+__all__ = ["interleaved", "peak_flops"]
 
 _CPU = torch.device("cpu")
 
@@ -33,13 +34,6 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def flops(run: Callable[[], object]) -> int:
-    """Floating-point operations of matrix products and convolutions in `run`."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
-
-
 def peak_flops(dtype: torch.dtype, device: torch.device = _CPU, rounds: int = 5) -> float:
     """The most operations per second that a matrix product or a 3x3 convolution reaches here, with these threads.
 
@@ -53,4 +47,4 @@ def peak_flops(dtype: torch.dtype, device: torch.device = _CPU, rounds: int = 5)
     runs: dict[str, Callable[[], object]] = {"matmul": lambda: square @ square, "conv": lambda: conv(images)}
     with torch.no_grad():
         seconds = interleaved(runs, rounds)
-        return max(flops(run) / seconds[name] for name, run in runs.items())
+        return max(2 * side**3 / seconds["matmul"], nets.flops(conv, images) / seconds["conv"])

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["agreement", "cross_entropy", "kl", "mix"]
+__all__ = ["agreement", "cross_entropy", "distillation", "kl", "mix"]
 
 
 def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -22,6 +22,11 @@ def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     log_teacher = functional.log_softmax(teacher.float() / temperature, dim=1)
     loss = functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
     return loss * temperature**2
+
+
+def distillation(student: Tensor, teacher: Tensor, temperature: float) -> dict[str, Tensor]:
+    """What a training step reports of logits [B, K]: `kl` as "loss", and "agreement"."""
+    return {"loss": kl(student, teacher, temperature), "agreement": agreement(student, teacher)}
 
 
 def cross_entropy(student: Tensor, target: Tensor) -> Tensor:

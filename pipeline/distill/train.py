@@ -113,14 +113,14 @@ def _labeller(
 
 def _objective(params: DistillParams, classes: int, teacher: Callable[[Tensor], Tensor] | None) -> Objective:
     def stored(logits: Tensor, view: View) -> dict[str, Tensor]:
-        return _distil(logits, view.mixed(view.rows["logits"]), params.temperature)
+        return transfer.distillation(logits, view.mixed(view.rows["logits"]), params.temperature)
 
     def live(logits: Tensor, view: View) -> dict[str, Tensor]:
         assert teacher is not None
         with torch.inference_mode():
             label = teacher(view.images)
         # A copy made out here is an ordinary tensor, which the loss may keep for its gradient.
-        return _distil(logits, label.clone(), params.temperature)
+        return transfer.distillation(logits, label.clone(), params.temperature)
 
     def target(logits: Tensor, view: View) -> dict[str, Tensor]:
         label = view.mixed(functional.one_hot(view.rows["cls"], classes).float())
@@ -130,10 +130,6 @@ def _objective(params: DistillParams, classes: int, teacher: Callable[[Tensor], 
         }
 
     return {"stored": stored, "live": live, "target": target}[params.labels]
-
-
-def _distil(logits: Tensor, label: Tensor, temperature: float) -> dict[str, Tensor]:
-    return {"loss": transfer.kl(logits, label, temperature), "agreement": transfer.agreement(logits, label)}
 
 
 def _key(info: StudentInfo, params: DistillParams, compute: Compute) -> str:

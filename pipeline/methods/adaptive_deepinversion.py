@@ -51,8 +51,9 @@ class Method(deepinversion.Method):
         rounds = _Rounds(self, teacher, compute, generator(seed, "proxy/weights"))
         state = checkpoint.load() or {"proxies": []}
         rounds.proxies += state["proxies"]
+        fit = _Fit(self, rounds, seed, checkpoint)
         while len(rounds.proxies) < self.rounds:
-            _Fit(self, rounds, seed, checkpoint).round(len(rounds.proxies))
+            fit.round(len(rounds.proxies))
             checkpoint.save({"proxies": rounds.proxies})
         for part in checkpoint.path.parent.glob(f"{checkpoint.path.stem}-round*"):
             part.unlink(missing_ok=True)

@@ -21,7 +21,19 @@ from pipeline.core.errors import ParamsError, TeacherError
 from pipeline.nets.common import named
 from pipeline.nets.inspection import points
 
-__all__ = ["build", "feature_points", "final_linear", "flops", "has_batch_norm", "module_of", "names"]
+__all__ = [
+    "BatchNorm",
+    "batch_norms",
+    "build",
+    "feature_points",
+    "final_linear",
+    "flops",
+    "has_batch_norm",
+    "module_of",
+    "names",
+]
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 _ELSEWHERE = {"torchvision": "external", "timm": "external", "python": "userfile"}
 _FORMS = ("torchvision:NAME", "timm:NAME", "python:PATH:CALLABLE")
@@ -102,10 +114,12 @@ def feature_points(net: nn.Module) -> tuple[str, ...]:
 
 def has_batch_norm(net: nn.Module) -> bool:
     """Whether some layer keeps running statistics of its input, as methods that match them need."""
-    return any(
-        isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and module.running_mean is not None
-        for module in net.modules()
-    )
+    return bool(batch_norms(net))
+
+
+def batch_norms(net: nn.Module) -> list[BatchNorm]:
+    """The BatchNorm layers that keep running statistics, in the order in which the network lists them."""
+    return [layer for layer in net.modules() if isinstance(layer, BatchNorm) and layer.running_mean is not None]
 
 
 def flops(net: nn.Module, images: torch.Tensor) -> int:

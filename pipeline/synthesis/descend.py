@@ -89,9 +89,8 @@ def descend(
             if watch is not None and watch(pixels, step + 1):
                 break
     if best is not None:
-        with (
-            compute.autocast()
-        ):  # with gradients on, as in the loop: without, a compiled objective would be another one
+        # With gradients on, as in the loop: without, a compiled objective would be compiled once more.
+        with compute.autocast():
             losses = objective(pixels)
         with torch.no_grad():
             best.look(pixels, losses)

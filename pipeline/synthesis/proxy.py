@@ -52,7 +52,7 @@ def train_proxy(
     def objective(logits: Tensor, view: View) -> dict[str, Tensor]:
         with torch.no_grad():
             label = teacher(view.images)
-        return {"loss": transfer.kl(logits, label, params.temperature), "agreement": transfer.agreement(logits, label)}
+        return transfer.distillation(logits, label, params.temperature)
 
     pool = Pool(images, {}, compute.torch_device())
     fit(proxy, pool, objective, params.recipe, compute, seed, checkpoint, what=f"training the proxy {params.arch}")

@@ -6,14 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BatchNormStatistics", "batch_norms", "moments"]
+from pipeline.nets import BatchNorm, batch_norms
 
-_Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-
-
-def batch_norms(net: nn.Module) -> list[_Norm]:
-    """The BatchNorm layers that keep running statistics, in the order in which the network lists them."""
-    return [layer for layer in net.modules() if isinstance(layer, _Norm) and layer.running_mean is not None]
+__all__ = ["BatchNormStatistics", "moments"]
 
 
 class BatchNormStatistics:
@@ -61,7 +56,7 @@ class BatchNormStatistics:
         self._terms = []
         return torch.stack([self._first * first, *rest]).sum(0)
 
-    def _look(self, layer: _Norm, inputs: tuple[Tensor, ...]) -> None:
+    def _look(self, layer: BatchNorm, inputs: tuple[Tensor, ...]) -> None:
         assert layer.running_mean is not None
         assert layer.running_var is not None
         groups = len(inputs[0]) // self.group

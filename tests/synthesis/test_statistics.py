@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.device import Compute
+from pipeline.nets import batch_norms
 from pipeline.synthesis.descend import Adam, descend
-from pipeline.synthesis.statistics import BatchNormStatistics, _moments, batch_norms, moments
+from pipeline.synthesis.statistics import BatchNormStatistics, _moments, moments
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -3,7 +3,7 @@
 from pipeline.training.loop import Objective, Row, View, fit
 from pipeline.training.optimiser import Optimiser
 from pipeline.training.pool import Feed, Pool, Rows, order, pick, to_unit
-from pipeline.training.recipe import Recipe, learning_rate
+from pipeline.training.recipe import Recipe, Updates, learning_rate, rate
 from pipeline.training.state import mode, seeded
 
 __all__ = [
@@ -14,12 +14,14 @@ __all__ = [
     "Recipe",
     "Row",
     "Rows",
+    "Updates",
     "View",
     "fit",
     "learning_rate",
     "mode",
     "order",
     "pick",
+    "rate",
     "seeded",
     "to_unit",
 ]

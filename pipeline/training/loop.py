@@ -149,8 +149,7 @@ class _Step:
             logits = self.forward(batch.images)
             scores = self.objective(logits, batch)
         scores["loss"].backward()
-        if self.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.optimiser.parameters, self.recipe.clip_norm)
+        self.optimiser.clip(self.recipe.clip_norm)
         self.optimiser.step(learning_rate(self.recipe, index))
         return scores
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.training.recipe import Recipe
+from pipeline.training.recipe import Updates
 
 __all__ = ["Optimiser"]
 
@@ -24,14 +24,19 @@ Tensors = list[Tensor]
 class Optimiser:
     """The optimiser of a recipe, with its state."""
 
-    def __init__(self, recipe: Recipe, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, updates: Updates, parameters: Iterable[nn.Parameter]) -> None:
         """Take hold of the parameters that want a gradient; they must be on their device and in their layout."""
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self._steps = 0
-        self._recipe = recipe
-        self._rule: Callable[..., None] = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}[recipe.optimiser]
-        moments = 1 if recipe.optimiser == "sgd" else 2
+        self._updates = updates
+        self._rule: Callable[..., None] = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}[updates.optimiser]
+        moments = 1 if updates.optimiser == "sgd" else 2
         self._moments = [[torch.zeros_like(weight) for weight in self.parameters] for _ in range(moments)]
+
+    def clip(self, norm: float | None) -> None:
+        """Scale the gradients down to this L2 norm of all of them together; None: leave them."""
+        if norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, norm)
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
@@ -44,7 +49,7 @@ class Optimiser:
         weights: Tensors = [self.parameters[index] for index in used]
         gradients = [weight.grad for weight in weights]
         moments = [[moment[index] for index in used] for moment in self._moments]
-        self._rule(weights, gradients, moments, rate, self._recipe, self._steps)
+        self._rule(weights, gradients, moments, rate, self._updates, self._steps)
         for weight in weights:
             weight.grad = None
 
@@ -60,25 +65,27 @@ class Optimiser:
                 mine.copy_(value)
 
 
-def _sgd(weights: Tensors, gradients: Tensors, moments: list[Tensors], rate: float, recipe: Recipe, _: int) -> None:
+def _sgd(weights: Tensors, gradients: Tensors, moments: list[Tensors], rate: float, updates: Updates, _: int) -> None:
     """Momentum with L2 regularisation: m <- momentum m + g + weight_decay w; w <- w - rate m."""
     (momentum,) = moments
-    torch._foreach_mul_(momentum, recipe.momentum)
-    torch._foreach_add_(momentum, _decayed(weights, gradients, recipe))
+    torch._foreach_mul_(momentum, updates.momentum)
+    torch._foreach_add_(momentum, _decayed(weights, gradients, updates))
     torch._foreach_add_(weights, momentum, alpha=-rate)
 
 
-def _adam(weights: Tensors, gradients: Tensors, moments: list[Tensors], rate: float, recipe: Recipe, step: int) -> None:
+def _adam(
+    weights: Tensors, gradients: Tensors, moments: list[Tensors], rate: float, updates: Updates, step: int
+) -> None:
     """Kingma & Ba (2015), algorithm 1, with L2 regularisation."""
-    _adam_step(weights, _decayed(weights, gradients, recipe), moments, rate, recipe.momentum, step)
+    _adam_step(weights, _decayed(weights, gradients, updates), moments, rate, updates.momentum, step)
 
 
 def _adamw(
-    weights: Tensors, gradients: Tensors, moments: list[Tensors], rate: float, recipe: Recipe, step: int
+    weights: Tensors, gradients: Tensors, moments: list[Tensors], rate: float, updates: Updates, step: int
 ) -> None:
     """Loshchilov & Hutter (2019), algorithm 2: weights decay by rate weight_decay, apart from the gradient."""
-    torch._foreach_mul_(weights, 1 - rate * recipe.weight_decay)
-    _adam_step(weights, gradients, moments, rate, recipe.momentum, step)
+    torch._foreach_mul_(weights, 1 - rate * updates.weight_decay)
+    _adam_step(weights, gradients, moments, rate, updates.momentum, step)
 
 
 def _adam_step(
@@ -94,5 +101,7 @@ def _adam_step(
     torch._foreach_addcdiv_(weights, first, scale, -rate / (1 - beta1**step))
 
 
-def _decayed(weights: Tensors, gradients: Tensors, recipe: Recipe) -> Tensors:
-    return list(torch._foreach_add(gradients, weights, alpha=recipe.weight_decay)) if recipe.weight_decay else gradients
+def _decayed(weights: Tensors, gradients: Tensors, updates: Updates) -> Tensors:
+    return (
+        list(torch._foreach_add(gradients, weights, alpha=updates.weight_decay)) if updates.weight_decay else gradients
+    )

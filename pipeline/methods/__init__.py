@@ -6,9 +6,11 @@ the source draws batches. A method never sees counts, shard sizes, encodings or 
 
 import importlib
 import pkgutil
-from typing import NamedTuple, Protocol, cast
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from pipeline.core.checkpoint import Checkpoint
@@ -17,7 +19,7 @@ from pipeline.core.errors import ParamsError
 from pipeline.core.params import Block
 from pipeline.teacher.model import Teacher
 
-__all__ = ["Batch", "Method", "Source", "load", "names", "needing_batch_norm"]
+__all__ = ["Attachment", "Batch", "Fitted", "Method", "Source", "load", "names", "needing_batch_norm"]
 
 
 class Batch(NamedTuple):
@@ -42,12 +44,31 @@ class Source(Protocol):
         ...
 
 
+class Attachment(NamedTuple):
+    """A file that a fit leaves beside its dataset."""
+
+    name: str  # file name, such as ``generator-03.safetensors``
+    kind: Literal["generator", "proxy", "history"]
+    facts: Mapping[str, JsonValue]  # for the manifest: a generator's block and iterations done; a proxy's "arch"
+    content: bytes
+
+
+@runtime_checkable
+class Fitted(Source, Protocol):
+    """A source whose fit trained something that is worth keeping."""
+
+    def attachments(self) -> Sequence[Attachment]:
+        """What the fit leaves, in an order of its own (rounds, say); equal fits give equal bytes."""
+        ...
+
+
 class Method(Protocol):
     """A validated params block that can be fitted to a teacher."""
 
     data_free: bool  # class attribute; False only for references that read real data
     soft_targets: bool  # class attribute; True where the steered-to distribution is worth storing beside the image
     batch_norm: bool  # class attribute; True where the teacher must have BatchNorm layers
+    attaches: bool  # class attribute; whether its source is `Fitted`
     reads: tuple[str, ...]  # class attribute; top-level params blocks that become fields beside the method's own
 
     def fit(self, teacher: Teacher, rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Source:

@@ -34,6 +34,7 @@ class Method(Block):
     data_free: ClassVar[bool] = True
     soft_targets: ClassVar[bool] = False
     batch_norm: ClassVar[bool] = False
+    attaches: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
 
     confidence: tuple[PositiveFloat, PositiveFloat]  # range of the softmax confidence at which an image is done

@@ -61,6 +61,7 @@ class Method(Block):
     data_free: ClassVar[bool] = True
     soft_targets: ClassVar[bool] = False
     batch_norm: ClassVar[bool] = True
+    attaches: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
 
     labels: Literal["balanced", "random"]  # random: each drawn on its own

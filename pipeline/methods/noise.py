@@ -26,6 +26,7 @@ class Method(Block):
     data_free: ClassVar[bool] = True
     soft_targets: ClassVar[bool] = False
     batch_norm: ClassVar[bool] = False
+    attaches: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
 
     distribution: Literal["uniform", "normal"]

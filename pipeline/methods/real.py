@@ -27,6 +27,7 @@ class Method(Block):
     data_free: ClassVar[bool] = False
     soft_targets: ClassVar[bool] = False
     batch_norm: ClassVar[bool] = False
+    attaches: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ("data",)
 
     data: dict[str, Any]  # the `data` block

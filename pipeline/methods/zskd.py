@@ -39,6 +39,7 @@ class Method(Block):
     data_free: ClassVar[bool] = True
     soft_targets: ClassVar[bool] = True
     batch_norm: ClassVar[bool] = False
+    attaches: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
 
     concentrations: tuple[PositiveFloat, ...] = Field(min_length=1)  # beta; images are shared evenly among them

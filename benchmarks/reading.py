@@ -65,6 +65,7 @@ def write_dataset(folder: Path, encoding: Encoding, shards: int, samples: int, s
         encoding=encoding,
         fields=fields_of(encoding, 3, size, _CLASSES, soft_targets=False),
         shards=tuple(entries),
+        attachments=(),
         samples=Totals(train=shards * samples, holdout=0),
         class_histogram=tuple(tally.histogram),
         teacher_agreement=tally.agreement,

@@ -10,7 +10,8 @@ from pipeline.core.device import Compute
 from pipeline.core.errors import run_or_exit
 from pipeline.core.params import build
 from pipeline.core.rng import generator
-from pipeline.methods import Method
+from pipeline.methods import Fitted, Method
+from pipeline.shards.attachments import Attachments
 from pipeline.shards.executor import choose
 from pipeline.shards.plan import plan, select
 from pipeline.shards.produce import ShardMaker, Workshop, produce
@@ -27,9 +28,16 @@ _TEACHER = DATA / "teacher"
 
 
 def open_workshop(
-    name: str, method: Method, folder: Path, trust: tuple[str, ...], seed: int, compute: Compute, checkpoint: Path
+    name: str,
+    method: Method,
+    folder: Path,
+    trust: tuple[str, ...],
+    seed: int,
+    compute: Compute,
+    checkpoint: Path,
+    attachments: Attachments,
 ) -> Workshop:
-    """Load the teacher and fit the method; called once in each process that makes shards.
+    """Load the teacher, fit the method and keep what it leaves; called once in each process that makes shards.
 
     Args:
         name: the method's.
@@ -39,10 +47,13 @@ def open_workshop(
         seed: of the run.
         compute: where and how to run.
         checkpoint: where a long fit keeps its state; a second process finds it finished.
+        attachments: where what the fit leaves is kept; a second process finds it there.
     """
     teacher = Teacher.load(folder, trust)
     compute.place(teacher)
     source = method.fit(teacher, generator(seed, f"{name}/fit"), Checkpoint(checkpoint), compute)
+    if isinstance(source, Fitted) and attachments.entries() is None:
+        attachments.store(source.attachments(), name)
     return Workshop(source, teacher)
 
 
@@ -62,24 +73,31 @@ def synthesize(settings: Settings, name: str, part: str | None) -> None:
     teacher = Teacher.load(_TEACHER, settings.trust).info
     executor = choose(settings.compute)
     with WorkDirectory(work_root(), name, _key(settings, name, method, shards, teacher), part) as work:
-        fitted = work.checkpoint("fit").path
         opening = partial(
-            open_workshop, name, method.method, _TEACHER, settings.trust, settings.seed, settings.compute, fitted
+            open_workshop,
+            name,
+            method.method,
+            _TEACHER,
+            settings.trust,
+            settings.seed,
+            settings.compute,
+            work.checkpoint("fit").path,
+            work.attachments,
         )
         maker = ShardMaker(opening, settings.seed, name, shards.encoding, method.method.soft_targets)
         records = produce(work, plans if part is None else select(plans, part), maker, executor)
         if part is not None:
             return
+        if method.method.attaches and work.attachments.entries() is None:  # the shards outlived them
+            produce(work, (), maker, executor)
         manifest = describe(
             plans,
             records,
-            method=name,
+            maker,
             params=recorded(method.block),
             data_free=method.method.data_free,
             teacher=teacher,
-            seed=settings.seed,
-            encoding=shards.encoding,
-            soft_targets=method.method.soft_targets,
+            attachments=work.attachments.entries() or (),
         )
         publish(work, manifest, DATA / "synthetic" / name)
     write_provenance(

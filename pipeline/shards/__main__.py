@@ -42,7 +42,11 @@ def _verify(arguments: argparse.Namespace) -> None:
             dataset.shards(split), f"verify {split}", total=len(dataset.manifest.entries(split)), unit="shard"
         )
         samples += sum(len(shard.cls) for shard in shards)
-    sys.stdout.write(f"{folder}: whole: {samples:,} samples in {len(dataset.manifest.shards)} shards\nsha256 {found}\n")
+    for entry in dataset.manifest.attachments:
+        dataset.attachment(entry)
+    shards, others = len(dataset.manifest.shards), len(dataset.manifest.attachments)
+    beside = f", {others} file{'s' * (others > 1)} beside them" if others else ""
+    sys.stdout.write(f"{folder}: whole: {samples:,} samples in {shards} shards{beside}\nsha256 {found}\n")
 
 
 def _inspect(arguments: argparse.Namespace) -> None:

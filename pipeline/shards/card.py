@@ -2,7 +2,7 @@
 
 import json
 
-from pipeline.shards.schema import Manifest
+from pipeline.shards.schema import AttachmentEntry, Manifest
 
 __all__ = ["card"]
 
@@ -17,6 +17,11 @@ _MEANINGS = {
     "cls": "a class number: the largest entry of what the image was steered towards",
 }
 _REAL_CLS = "a class number: the true label"
+_KINDS = {
+    "generator": "a network that makes images: its weights, as safetensors",
+    "proxy": "a student that was trained while the images were made: its weights, as safetensors",
+    "history": "how that training went, as a table",
+}
 
 _MADE = """They were made with the teacher's weights at hand and nothing else; no real image was used."""
 _TAKEN = """**This dataset is a reference, not data-free: its images are real training images** that went through
@@ -78,7 +83,7 @@ lists every shard with its sha256.
 | class | name | training samples |
 | --- | --- | --- |
 {classes}
-
+{attachments}
 ## How to load it
 
 With afterimage, every byte checked against the manifest:
@@ -115,6 +120,16 @@ dataset = load_dataset("webdataset", data_files={{"train": "train-*.tar"}}, spli
 share this dataset.
 """
 
+_ATTACHMENTS = """
+## Networks beside the images
+
+Making the images trained something that is kept with them; the images alone need none of it.
+
+| file | what it is | facts |
+| --- | --- | --- |
+{rows}
+"""
+
 
 def card(manifest: Manifest) -> str:
     """The card of a dataset, a function of its manifest alone."""
@@ -143,6 +158,7 @@ def card(manifest: Manifest) -> str:
         counts=" and ".join(f"{number:,} samples in `{split}`" for split, number in counts.items()),
         fields=_field_rows(manifest),
         classes=_class_rows(manifest),
+        attachments=_ATTACHMENTS.format(rows=_attachment_rows(manifest)) if manifest.attachments else "",
         pattern=f"train-{{00000..{shards - 1:05d}}}.tar",
         decode='"rgb8"' if image == "png" else "",
         image=image,
@@ -180,6 +196,17 @@ def _field_rows(manifest: Manifest) -> str:
 def _class_rows(manifest: Manifest) -> str:
     rows = zip(manifest.teacher.classes, manifest.class_histogram, strict=True)
     return "\n".join(f"| {number} | {_cell(name)} | {count:,} |" for number, (name, count) in enumerate(rows))
+
+
+def _attachment_rows(manifest: Manifest) -> str:
+    return "\n".join(f"| `{entry.name}` | {_KINDS[entry.kind]} | {_facts(entry)} |" for entry in manifest.attachments)
+
+
+def _facts(entry: AttachmentEntry) -> str:
+    return ", ".join(
+        f"{_cell(name)}: {_cell(value if isinstance(value, str) else json.dumps(value, sort_keys=True))}"
+        for name, value in sorted(entry.facts.items())
+    )
 
 
 def _shape(shape: tuple[int, ...]) -> str:

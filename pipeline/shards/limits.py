@@ -17,6 +17,8 @@ class Limits:
     shard_samples: int = 100_000
     shard_bytes: int = 2 << 30
     decoded_bytes: int = 2 << 30  # one shard's samples as arrays
+    attachments: int = 1000
+    attachment_bytes: int = 512 << 20
     classes: int = 100_000
     channels: int = 64
     size: int = 8192  # pixels, height and width

@@ -16,7 +16,7 @@ from pipeline.core.images import from_uint8, to_uint8
 from pipeline.core.progress import track
 from pipeline.core.rng import generator
 from pipeline.shards.encode import encode_shard
-from pipeline.shards.executor import Executor
+from pipeline.shards.executor import Executor, Serial
 from pipeline.shards.plan import ShardPlan
 from pipeline.shards.schema import Encoding
 from pipeline.shards.work import ShardRecord, WorkDirectory
@@ -85,7 +85,7 @@ def produce(
     if len(missing) < len(plans):
         sys.stderr.write(f"{work.name}: {len(plans) - len(missing)} of {len(plans)} shards are there already\n")
     if not plans:
-        maker()
+        list(Serial().map(maker, ()))
     elif missing:
         with closing(executor.map(maker, missing)) as shards:
             for shard in track(shards, work.name, total=len(missing), unit="shard"):

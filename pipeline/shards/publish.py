@@ -11,10 +11,11 @@ from pipeline.core.files import crash_point, sha256_file, sync_folder, write_ato
 from pipeline.shards.card import card
 from pipeline.shards.plan import ShardPlan
 from pipeline.shards.preview import preview
+from pipeline.shards.produce import ShardMaker
 from pipeline.shards.schema import (
     FORMAT_VERSION,
     MANIFEST,
-    Encoding,
+    AttachmentEntry,
     Manifest,
     ShardEntry,
     TeacherCard,
@@ -31,46 +32,43 @@ __all__ = ["describe", "publish"]
 def describe(
     plans: Sequence[ShardPlan],
     records: Sequence[ShardRecord],
+    maker: ShardMaker,
     *,
-    method: str,
     params: dict[str, Any],
     data_free: bool,
     teacher: TeacherInfo,
-    seed: int,
-    encoding: Encoding,
-    soft_targets: bool,
+    attachments: tuple[AttachmentEntry, ...],
 ) -> Manifest:
     """The manifest of a dataset whose shards are all made.
 
     Args:
         plans: its shards.
         records: as `produce` returned them for these plans.
-        method: its name.
-        params: its validated parameters, without the count.
+        maker: of the shards; it knows the method's name, the seed and how samples are stored.
+        params: the method's validated parameters, without the count.
         data_free: whether no real image was used.
         teacher: who labelled the samples.
-        seed: the run's seed.
-        encoding: png or npy.
-        soft_targets: whether targets are stored.
+        attachments: what the fit left beside the shards, as `Attachments.entries` gives it.
 
     Raises:
         WorkError: shards are missing.
     """
     if len(records) != len(plans):
-        raise WorkError(f"{method}: {len(records)} of {len(plans)} shards are made; make the rest first")
+        raise WorkError(f"{maker.method}: {len(records)} of {len(plans)} shards are made; make the rest first")
     train = [record for plan, record in zip(plans, records, strict=True) if plan.split == "train"]
     samples = sum(record.samples for record in train)
     classes = len(teacher.classes)
     return Manifest(
         format_version=FORMAT_VERSION,
-        method=method,
+        method=maker.method,
         method_params=params,
         data_free=data_free,
         teacher=_card(teacher),
-        seed=seed,
-        encoding=encoding,
-        fields=fields_of(encoding, teacher.channels, teacher.size, classes, soft_targets),
+        seed=maker.seed,
+        encoding=maker.encoding,
+        fields=fields_of(maker.encoding, teacher.channels, teacher.size, classes, maker.soft_targets),
         shards=tuple(map(_entry, plans, records)),
+        attachments=attachments,
         samples=Totals(train=samples, holdout=sum(record.samples for record in records) - samples),
         class_histogram=tuple(sum(record.histogram[k] for record in train) for k in range(classes)),
         teacher_agreement=sum(record.agree for record in train) / samples,
@@ -80,12 +78,12 @@ def describe(
 def publish(work: WorkDirectory, manifest: Manifest, out: Path) -> None:
     """Put the dataset that `manifest` describes at `out`.
 
-    The shards are linked (copied where the file system cannot link) into a hidden folder beside `out`, with the
-    card, the contact sheet and, last, the manifest; then the folder is renamed. A killed publish leaves only the
-    hidden folder, which the next one replaces.
+    The shards and attachments are linked (copied where the file system cannot link) into a hidden folder beside
+    `out`, with the card, the contact sheet and, last, the manifest; then the folder is renamed. A killed publish
+    leaves only the hidden folder, which the next one replaces.
 
     Args:
-        work: entered, and holding every shard.
+        work: entered, and holding every shard and attachment.
         manifest: as `describe` gives it.
         out: a path with nothing there, or an empty folder. A folder that holds this very dataset is left alone.
 
@@ -101,6 +99,8 @@ def publish(work: WorkDirectory, manifest: Manifest, out: Path) -> None:
         for entry in manifest.shards:
             _link_or_copy(work.path / entry.name, aside / entry.name)
             crash_point("publish:linked")
+        for entry in manifest.attachments:
+            _link_or_copy(work.attachments.path(entry.name), aside / entry.name)
         write_atomic(aside / "preview.png", preview(aside, manifest))
         write_atomic(aside / "README.md", card(manifest).encode())
         write_atomic(aside / MANIFEST, manifest_bytes(manifest))

@@ -14,18 +14,19 @@ from pipeline.shards.general import read_general
 from pipeline.shards.limits import LIMITS, Limits
 from pipeline.shards.opening import read_whole
 from pipeline.shards.regular import ShardShape, read_regular
-from pipeline.shards.schema import MANIFEST, Manifest, ShardEntry, Split, parse_manifest
+from pipeline.shards.schema import MANIFEST, AttachmentEntry, Manifest, ShardEntry, Split, parse_manifest
 from pipeline.shards.tar import BLOCK
 from pipeline.shards.values import Arrays, Samples, Tally, check_values, to_samples
 
 __all__ = ["Dataset", "Samples", "decode_shard"]
 
 _SLACK = 16 << 10  # headers, padding and metadata of one sample, at most
+_NAMED = (".tar", ".safetensors", ".csv")  # files of these types must stand in the manifest
 _RECORD = 20 * BLOCK  # what an archive's end may take
 
 
 class Dataset:
-    """A folder with a manifest and the shards it names. Nothing in the folder is ever imported or executed."""
+    """A folder with a manifest and the files it names. Nothing in the folder is ever imported or executed."""
 
     def __init__(self, folder: Path, manifest: Manifest, sha256: str, limits: Limits) -> None:
         """Use `Dataset.open`."""
@@ -36,14 +37,14 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path, limits: Limits = LIMITS) -> Self:
-        """Verify the manifest and that exactly its shards lie in the folder.
+        """Verify the manifest and that exactly its shards and attachments lie in the folder.
 
         Args:
             folder: the dataset.
             limits: caps on what it may ask for.
 
         Raises:
-            ShardError: missing, damaged, edited or hostile; shards missing or too many. Names the file.
+            ShardError: missing, damaged, edited or hostile; shards or attachments missing or too many. Names the file.
         """
         content = bytes(read_whole(folder, MANIFEST, limits.manifest_bytes))
         manifest = parse_manifest(content, str(folder / MANIFEST), limits)
@@ -65,12 +66,17 @@ class Dataset:
         Raises:
             ShardError: its bytes are not those of the manifest, or not what they must be; names file and member.
         """
-        path = self.folder / entry.name
-        content = read_whole(self.folder, entry.name, self._limits.shard_bytes, exactly=entry.bytes)
-        if sha256(content).hexdigest() != entry.sha256:
-            raise ShardError(f"{path}: damaged: sha256 differs from the manifest's; fetch or make the dataset again")
+        content = self._content(entry, self._limits.shard_bytes)
         shape = ShardShape(entry.split, entry.index, entry.samples, self.manifest.fields)
-        return to_samples(decode_shard(content, shape, str(path)))
+        return to_samples(decode_shard(content, shape, str(self.folder / entry.name)))
+
+    def attachment(self, entry: AttachmentEntry) -> bytes:
+        """Read and verify one of the manifest's attachments; what its bytes mean is for others to say.
+
+        Raises:
+            ShardError: its bytes are not those of the manifest; names the file.
+        """
+        return bytes(self._content(entry, self._limits.attachment_bytes))
 
     def shards(self, split: Split) -> Iterator[Samples]:
         """Read a split shard by shard, in order; at the end its counts must be those of the manifest.
@@ -115,6 +121,15 @@ class Dataset:
         for split in ("train", "holdout"):
             for _ in self.shards(split):
                 pass
+        for entry in self.manifest.attachments:
+            self.attachment(entry)
+
+    def _content(self, entry: ShardEntry | AttachmentEntry, most: int) -> bytearray:
+        content = read_whole(self.folder, entry.name, most, exactly=entry.bytes)
+        if sha256(content).hexdigest() != entry.sha256:
+            path = self.folder / entry.name
+            raise ShardError(f"{path}: damaged: sha256 differs from the manifest's; fetch or make the dataset again")
+        return content
 
     def _check_tally(self, tally: Tally) -> None:
         name = self.folder / MANIFEST
@@ -161,7 +176,11 @@ def _sample_bytes(manifest: Manifest) -> int:
 
 
 def _check_budget(folder: Path, manifest: Manifest, limits: Limits) -> None:
-    """Before anything is read: refuse shards that need too much memory or cannot hold what they claim."""
+    """Before anything is read: refuse files that need too much memory or cannot hold what they claim."""
+    for entry in manifest.attachments:
+        if entry.bytes > limits.attachment_bytes:
+            most = limits.attachment_bytes
+            raise ShardError(f"{folder / entry.name}: {entry.bytes} bytes; at most {most} are read of an attachment")
     decoded, fields = _sample_bytes(manifest), len(manifest.fields)
     for entry in manifest.shards:
         claim = f"{folder / entry.name}: {entry.samples} samples in {entry.bytes} bytes"
@@ -173,9 +192,9 @@ def _check_budget(folder: Path, manifest: Manifest, limits: Limits) -> None:
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
-    """Exactly the manifest's shards must be there; other files (a card, a preview) are nobody's business."""
-    expected = {entry.name for entry in manifest.shards}
-    found = {path.name for path in folder.iterdir() if path.name.lower().endswith(".tar")}
+    """Exactly the manifest's files must be there; those of other types (a card, a preview) are nobody's business."""
+    expected = {entry.name for entry in (*manifest.shards, *manifest.attachments)}
+    found = {path.name for path in folder.iterdir() if path.name.lower().endswith(_NAMED)}
     if expected - found:
         missing = folder / min(expected - found)
         raise ShardError(f"{missing}: missing, the manifest names it; fetch or make the dataset again")

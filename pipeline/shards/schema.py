@@ -1,10 +1,10 @@
-"""manifest.json: what a dataset is, and the sha256 of every shard. Any edit of it is an error."""
+"""manifest.json: what a dataset is, and the sha256 of every shard and attachment. Any edit of it is an error."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
 from pipeline.core.errors import ShardError
 from pipeline.core.files import canonical_json, sha256_bytes
@@ -16,7 +16,9 @@ from pipeline.shards.strictjson import parse_object
 __all__ = [
     "FORMAT_VERSION",
     "MANIFEST",
+    "AttachmentEntry",
     "Encoding",
+    "Entries",
     "FieldSpec",
     "Manifest",
     "ShardEntry",
@@ -31,7 +33,7 @@ __all__ = [
     "shard_name",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 
 Split = Literal["train", "holdout"]
@@ -106,6 +108,26 @@ class ShardEntry(Block):
         return self
 
 
+class AttachmentEntry(Block):
+    """One file that the method's fit left beside the shards."""
+
+    name: Annotated[str, Field(pattern=r"\A[a-z0-9-]{1,100}\.(safetensors|csv)\z")]
+    kind: Literal["generator", "proxy", "history"]
+    facts: Plain  # of a generator its block and the iterations done, of a proxy its "arch"
+    bytes: Annotated[int, Field(ge=0, le=LIMITS.attachment_bytes)]
+    sha256: Sha256
+
+
+def _by_name(entries: tuple[AttachmentEntry, ...]) -> tuple[AttachmentEntry, ...]:
+    names = [entry.name for entry in entries]
+    if names != sorted(set(names)):
+        raise ValueError("attachments must be in the order of their names, each once")
+    return entries
+
+
+Entries = Annotated[tuple[AttachmentEntry, ...], Field(max_length=LIMITS.attachments), AfterValidator(_by_name)]
+
+
 class Totals(Block):
     """Samples per split."""
 
@@ -125,6 +147,7 @@ class Manifest(Block):
     encoding: Encoding
     fields: dict[str, FieldSpec]  # as `fields_of` gives them
     shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1, max_length=LIMITS.shards)]  # indices from 0 per split
+    attachments: Entries
     samples: Totals
     class_histogram: tuple[Count, ...]  # train samples per class, by stored `cls`
     teacher_agreement: Annotated[float, Field(ge=0, le=1)]  # train: share with argmax(logits) == cls

@@ -28,6 +28,7 @@ def summary(dataset: Dataset) -> str:
         "fields": ", ".join(f".{name} {field.dtype}{list(field.shape)}" for name, field in manifest.fields.items()),
         "train": _split(manifest, "train"),
         "holdout": _split(manifest, "holdout"),
+        "beside": ", ".join(f"{entry.name} ({_size(entry.bytes)})" for entry in manifest.attachments) or "nothing",
         "agreement": f"{manifest.teacher_agreement:.2%} of the labels are the teacher's first choice",
         "confidence": f"{_confidence(dataset):.4f}, the teacher's mean probability of its first choice",
     }

@@ -17,10 +17,12 @@ from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.errors import ParamsError, WorkError
 from pipeline.core.files import canonical_json, crash_point, sha256_bytes, sha256_file, write_atomic
-from pipeline.core.params import Block, build
+from pipeline.core.params import Block
+from pipeline.shards.attachments import Attachments
 from pipeline.shards.locks import lock_part, lock_whole
 from pipeline.shards.plan import ShardPlan
 from pipeline.shards.schema import FORMAT_VERSION
+from pipeline.shards.sealed import read_object, read_sealed, sealed
 
 __all__ = ["ShardRecord", "WorkDirectory", "prune", "work_key", "work_root"]
 
@@ -136,6 +138,11 @@ class WorkDirectory:
         """A place for training state that belongs to this key, such as a generator in training."""
         return Checkpoint(self.path / f"{name}.safetensors")
 
+    @property
+    def attachments(self) -> Attachments:
+        """What the fit left for this key beside its shards."""
+        return Attachments(self.path)
+
     def shard_path(self, plan: ShardPlan) -> Path:
         """Where the shard's bytes are or will be."""
         return self.path / plan.name
@@ -143,7 +150,7 @@ class WorkDirectory:
     def record(self, plan: ShardPlan) -> ShardRecord | None:
         """The shard's record if it is there and whole; the file is hashed once per run."""
         if plan.name not in self._records:
-            found = _read_sidecar(self._sidecar(plan))
+            found = read_sealed(ShardRecord, self._sidecar(plan))
             if found is None or not self._holds(plan, found):
                 return None
             self._records[plan.name] = found
@@ -161,7 +168,7 @@ class WorkDirectory:
         try:
             write_atomic(path, content)
             crash_point("shard:stored")
-            write_atomic(sidecar, _sidecar_bytes(record))
+            write_atomic(sidecar, sealed(record))
         except WorkError:
             sidecar.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
@@ -195,7 +202,7 @@ class WorkDirectory:
     def _explain(self) -> None:
         """Say once, when a directory is new, why the shards of the last one cannot be used."""
         others = [folder for folder in _by_last_use(self.path.parent) if folder != self.path]
-        previous = _flat(_read_json(others[0] / _KEY)) if others else {}
+        previous = _flat(read_object(others[0] / _KEY)) if others else {}
         if not previous:
             return
         ours = _flat(json.loads(self._key))
@@ -242,30 +249,6 @@ def _by_last_use(dataset: Path) -> list[Path]:
     """Work directories of one dataset, the most recently used first."""
     keys = [key for key in dataset.glob(f"*/{_KEY}") if key.is_file()]
     return [key.parent for key in sorted(keys, key=lambda key: (-key.stat().st_mtime_ns, str(key)))]
-
-
-def _sidecar_bytes(record: ShardRecord) -> bytes:
-    """The record with its own hash, so that a damaged sidecar is not believed."""
-    content = record.model_dump()
-    return canonical_json({"record": content, "sha256": sha256_bytes(canonical_json(content))})
-
-
-def _read_sidecar(path: Path) -> ShardRecord | None:
-    content = _read_json(path)
-    try:
-        record = build(ShardRecord, content.get("record"), str(path))
-        return record if _sidecar_bytes(record) == path.read_bytes() else None
-    except (ParamsError, OSError):
-        return None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one when the file is missing or damaged."""
-    try:
-        content: Any = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return cast(dict[str, Any], content) if isinstance(content, dict) else {}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -99,6 +99,7 @@ def write_dataset(
         encoding="png",
         fields=fields_of("png", images.shape[1], size, classes, soft_targets=False),
         shards=tuple(entries),
+        attachments=(),
         samples=Totals(train=total, holdout=sum(holdout)),
         class_histogram=tuple(torch.bincount(cls[:total], minlength=classes).tolist()),
         teacher_agreement=int((logits[:total].argmax(1) == cls[:total]).sum()) / total,

@@ -12,7 +12,7 @@ from pipeline.core.files import sha256_bytes
 from pipeline.metrics import Cell, Metrics, class_labels
 from pipeline.report import Matrix, ReportInputs, ReportParams, class_similarity
 from pipeline.shards.encode import encode_shard
-from pipeline.shards.schema import Manifest, ShardEntry, TeacherCard, Totals, fields_of, manifest_bytes
+from pipeline.shards.schema import FORMAT_VERSION, Manifest, ShardEntry, TeacherCard, Totals, fields_of, manifest_bytes
 
 CLASSES = ("cat", "dog", "crane | bird")
 MATRIX = Matrix(
@@ -126,7 +126,7 @@ def write_dataset(folder: Path, method: str, classes: tuple[str, ...]) -> None:
         std=(0.5,),
     )
     manifest = Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         method=method,
         method_params={"steps": 7, "schedule": {"kind": "cosine"}},
         data_free=method not in NOT_DATA_FREE,
@@ -135,6 +135,7 @@ def write_dataset(folder: Path, method: str, classes: tuple[str, ...]) -> None:
         encoding="png",
         fields=fields_of("png", 1, 8, count, soft_targets=False),
         shards=tuple(entries),
+        attachments=(),
         samples=Totals(train=8, holdout=0),
         class_histogram=tuple(int((torch.arange(8) % count == k).sum()) for k in range(count)),
         teacher_agreement=3 / 8,  # equal logits name class 0

@@ -112,6 +112,7 @@ def describe(plan: Plan, entries: list[ShardEntry], tally: Tally) -> Manifest:
         encoding=plan.encoding,
         fields=fields(plan),
         shards=tuple(entries),
+        attachments=(),
         samples=Totals(train=sum(plan.train), holdout=sum(plan.holdout)),
         class_histogram=tuple(tally.histogram),
         teacher_agreement=tally.agreement,

@@ -86,8 +86,8 @@ def make(
         records = produce(work, plans, maker, executor or Serial())
         if out is not None:
             manifest = describe(
-                plans, records, method="noise", params={"level": 1.0, "steps": [1, 2]}, data_free=True,
-                teacher=teacher().info, seed=seed, encoding=encoding, soft_targets=True,
+                plans, records, maker, params={"level": 1.0, "steps": [1, 2]}, data_free=True, teacher=teacher().info,
+                attachments=work.attachments.entries() or (),
             )  # fmt: skip
             publish(work, manifest, out)
     return records

@@ -241,8 +241,9 @@ def test_a_range_makes_its_shards_and_the_whole_run_only_publishes(tmp_path: Pat
         with WorkDirectory(tmp_path / "parts", "noise", key(), part) as work:
             records = produce(work, select(plans, part), maker(), Serial())
             with pytest.raises(WorkError, match=r"[23] of 5 shards"):
-                describe(plans, records, method="noise", params={}, data_free=True, teacher=teacher().info, seed=0,
-                         encoding="png", soft_targets=True)  # fmt: skip
+                describe(
+                    plans, records, maker(), params={}, data_free=True, teacher=teacher().info, attachments=()
+                )  # fmt: skip
     log = tmp_path / "log"
     make(tmp_path / "parts", tmp_path / "out", log=log)
     assert not log.exists()

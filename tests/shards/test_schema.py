@@ -85,7 +85,7 @@ def test_the_same_json_written_otherwise_is_an_error(folder: Path) -> None:
     ("edit", "message"),
     [
         ({"seed": 8}, None),  # a forger who sets the digest right is stopped by the expected sha256 only
-        ({"format_version": 2}, "format_version '2', this program reads 1"),
+        ({"format_version": 1}, "format_version '1', this program reads 2"),
         ({"format_version": True}, "format_version"),
         ({"format_version": 1.0}, "format_version"),
         ({"extra": 1}, "extra"),

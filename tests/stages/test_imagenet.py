@@ -140,10 +140,7 @@ def dataset_of(block: dict[str, Any], teacher: Teacher, folder: Path) -> Dataset
     maker = ShardMaker(lambda: Workshop(source, teacher), 0, "deepinversion", "png", soft_targets=False)
     with WorkDirectory(folder, "deepinversion", key) as work:
         records = produce(work, plans, maker, Serial())
-        manifest = describe(
-            plans, records, method="deepinversion", params=params, data_free=True, teacher=teacher.info, seed=0,
-            encoding="png", soft_targets=False,
-        )  # fmt: skip
+        manifest = describe(plans, records, maker, params=params, data_free=True, teacher=teacher.info, attachments=())
         publish(work, manifest, folder / "out")
     return Dataset.open(folder / "out")
 

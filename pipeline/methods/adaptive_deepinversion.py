@@ -1,9 +1,11 @@
 """Adaptive DeepInversion: DeepInversion that competes with a proxy student, Yin et al. (CVPR 2020), section 3.3."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from pydantic import PositiveInt
+from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.core.checkpoint import Checkpoint
@@ -11,7 +13,7 @@ from pipeline.core.device import Compute
 from pipeline.core.files import crash_point
 from pipeline.core.images import to_uint8
 from pipeline.core.rng import generator
-from pipeline.methods import Batch, Source, deepinversion
+from pipeline.methods import Attachment, Batch, Source, deepinversion
 from pipeline.methods.deepinversion import Inversion, Rival
 from pipeline.synthesis.proxy import ProxyParams, new_proxy, train_proxy
 from pipeline.teacher.model import Teacher
@@ -23,7 +25,7 @@ class Method(deepinversion.Method):
     """DeepInversion with a further term, weight * (1 - JS(teacher, proxy)), which asks for images they disagree on.
 
     In the paper the student is trained while images are made, on all images so far, and each new batch competes with
-    it. Here that happens ahead of time, with a proxy student that is thrown away: round 1 makes `images` images
+    it. Here that happens ahead of time, with a proxy student of its own: round 1 makes `images` images
     without competition and trains the proxy on them, every further round makes as many that compete with the proxy as
     it is by then, and trains it on all of them. What each round left of the proxy is kept. Of the dataset's shards one
     in rounds + 1 does not compete, as in the paper's growing set, and each of the others competes with the proxy of
@@ -33,6 +35,8 @@ class Method(deepinversion.Method):
     Departures: see `jensen_shannon`. The released code competes with a ResNet-18 that was trained on ImageNet, which
     is no student; the paper's is.
     """
+
+    attaches: ClassVar[bool] = True
 
     rival: Rival
     rounds: PositiveInt
@@ -65,7 +69,7 @@ class _Rounds:
 
     def __init__(self, method: Method, teacher: Teacher, compute: Compute, rng: torch.Generator) -> None:
         info = teacher.info
-        self.teacher, self.compute = teacher, compute
+        self.teacher, self.compute, self._arch = teacher, compute, method.proxy.arch
         self.proxy = new_proxy(method.proxy.arch, len(info.classes), teacher.normalise, info.size, rng)
         compute.place(self.proxy)
         self.proxies: list[Mapping[str, Tensor]] = []  # what each round left of the proxy's weights
@@ -74,6 +78,19 @@ class _Rounds:
 
     def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:
         return self.compete(index % (len(self.proxies) + 1), count, rng, index)
+
+    def attachments(self) -> list[Attachment]:
+        """The proxy's weights after each round, without the normalisation."""
+        digits = max(2, len(str(len(self.proxies))))  # so that the last round is the last name
+        return [
+            Attachment(
+                f"proxy-{number:0{digits}d}.safetensors",
+                "proxy",
+                {"arch": self._arch, "round": number},
+                save({name: value.contiguous() for name, value in weights.items()}),
+            )
+            for number, weights in enumerate(self.proxies, start=1)
+        ]
 
     def compete(self, turn: int, count: int, rng: torch.Generator, index: int) -> Batch:
         """Images against the proxy as round `turn` left it; turn 0: against none."""

@@ -1,5 +1,6 @@
 """Adaptive DeepInversion. Also a command, for tests that kill it: python test_adaptive.py FOLDER"""
 
+import copy
 import os
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load
 from scipy.spatial import distance
 from scipy.special import softmax
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from pipeline import nets
 from pipeline.augment import Augment
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
@@ -142,6 +145,27 @@ def test_a_later_round_learns_from_the_images_of_all_rounds(golden: Any, tmp_pat
     first, second = fit(tmp_path).proxies
     assert all(torch.equal(first[name], value) for name, value in golden.proxies[0].items())
     assert any(not torch.equal(second[name], value) for name, value in golden.proxies[1].items())
+
+
+def test_the_proxy_of_each_round_is_left_beside_the_images_without_its_normalisation(golden: Any) -> None:
+    first, second = golden.attachments()
+    assert [first.name, second.name] == ["proxy-01.safetensors", "proxy-02.safetensors"]
+    assert [first.facts, second.facts] == [{"arch": "resnet8", "round": number} for number in (1, 2)]
+    images = torch.rand(5, 1, 8, 8, generator=generator(3, "t"))
+    for number, attachment in enumerate((first, second)):
+        net = nets.build("resnet8", 4, 1, 8).eval()
+        net.load_state_dict(load(attachment.content))
+        golden.load(golden.proxies[number])
+        with torch.no_grad():
+            torch.testing.assert_close(net((images - 0.4) / 0.3), golden.proxy(images))
+    assert first.content != second.content
+
+
+def test_names_of_many_rounds_stay_in_the_order_of_the_rounds(golden: Any) -> None:
+    many = copy.copy(golden)
+    many.proxies = [{"weight": torch.zeros(1)}] * 101
+    rounds = [attachment.facts["round"] for attachment in sorted(many.attachments(), key=lambda one: one.name)]
+    assert rounds == list(range(1, 102))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """What every file in pipeline/methods must keep, on arrival: no edit here is needed for a new one."""
 
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.params import Block, build, read_params
 from pipeline.core.rng import generator
-from pipeline.methods import Batch
+from pipeline.methods import Attachment, Batch, Fitted
 from pipeline.teacher.model import Teacher, TeacherInfo
 
 FOLDER = Path(__file__).parents[2] / "presets"
@@ -26,6 +29,7 @@ LONG = {
     "check_every",
     "rounds",
     "images",
+    "states",
 }  # numbers that only set how long it takes
 COUNT = 12
 
@@ -97,6 +101,7 @@ def test_a_method_is_a_frozen_block_without_defaults_that_says_what_it_is(name: 
     assert all(field.is_required() for field in kind.model_fields.values())
     assert isinstance(kind.data_free, bool)
     assert isinstance(kind.soft_targets, bool)
+    assert isinstance(kind.attaches, bool)
     assert set(kind.reads) <= set(kind.model_fields)
     assert kind.__doc__
     assert kind.fit.__doc__
@@ -129,6 +134,35 @@ def test_a_second_fit_gives_the_same_source(method: Any, teacher: Teacher, compu
         draw(method.fit(teacher, generator(0, "fit"), Checkpoint(tmp_path / place), compute)) for place in ("a", "b")
     ]
     assert torch.equal(batches[0].images, batches[1].images)
+
+
+def test_a_source_leaves_files_exactly_if_the_method_says_so(method: Any, source: Any) -> None:
+    assert isinstance(source, Fitted) == method.attaches
+
+
+def attachments_of(source: Any) -> Sequence[Attachment]:
+    """What a source leaves, if it leaves anything."""
+    return source.attachments() if isinstance(source, Fitted) else ()
+
+
+def test_files_that_a_fit_leaves_have_plain_names_of_their_own_and_plain_facts(source: Any) -> None:
+    found = attachments_of(source)
+    names = [attachment.name for attachment in found]
+    assert len(set(names)) == len(names)
+    for name, kind, facts, content in found:
+        assert re.fullmatch(r"[a-z0-9-]{1,100}\.(safetensors|csv)", name)
+        assert kind in {"generator", "proxy", "history"}
+        assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+        assert kind != "proxy" or isinstance(facts["arch"], str)
+        assert isinstance(content, bytes)
+
+
+def test_equal_fits_leave_equal_files(source: Any, method: Any, teacher: Teacher, compute: Compute, tmp_path: Path):
+    (tmp_path / "again").mkdir()
+    again = method.fit(teacher, generator(0, "fit"), Checkpoint(tmp_path / "again" / "fit"), compute)
+    resumed = method.fit(teacher, generator(0, "fit"), Checkpoint(tmp_path / "fit"), compute)
+    draw(resumed)  # drawing leaves no mark on them
+    assert attachments_of(again) == attachments_of(resumed) == attachments_of(source)
 
 
 def test_held_out_shards_differ_from_training_shards(source: Any) -> None:

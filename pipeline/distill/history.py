@@ -1,10 +1,9 @@
 """history.csv: one line per epoch, as `dvc plots` and the report read it."""
 
-import csv
-import io
 from pathlib import Path
 
 from pipeline.core.files import write_atomic
+from pipeline.core.table import csv_bytes
 from pipeline.training import Row
 
 __all__ = ["write_history"]
@@ -16,9 +15,5 @@ def write_history(rows: list[Row], path: Path) -> None:
     Raises:
         WorkError: the disk is full.
     """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["epoch"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, text.getvalue().encode())
+    write_atomic(path, csv_bytes(rows, None if rows else ["epoch"]))

@@ -6,27 +6,19 @@ the source draws batches. A method never sees counts, shard sizes, encodings or 
 
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, cast, runtime_checkable
+from collections.abc import Sequence
+from typing import Protocol, cast, runtime_checkable
 
 import torch
-from pydantic import JsonValue
-from torch import Tensor
 
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import Block
+from pipeline.synthesis.batch import Attachment, Batch
 from pipeline.teacher.model import Teacher
 
 __all__ = ["Attachment", "Batch", "Fitted", "Method", "Source", "load", "names", "needing_batch_norm"]
-
-
-class Batch(NamedTuple):
-    """What a source draws."""
-
-    images: Tensor  # [N, C, H, W] float32 in [0, 1], not normalised
-    targets: Tensor  # [N, K] float32, rows sum to 1: the label distribution each image was steered towards
 
 
 class Source(Protocol):
@@ -42,15 +34,6 @@ class Source(Protocol):
                 source that hands out a finite stock (real images, generator snapshots) needs it.
         """
         ...
-
-
-class Attachment(NamedTuple):
-    """A file that a fit leaves beside its dataset."""
-
-    name: str  # file name, such as ``generator-03.safetensors``
-    kind: Literal["generator", "proxy", "history"]
-    facts: Mapping[str, JsonValue]  # for the manifest: a generator's block and iterations done; a proxy's "arch"
-    content: bytes
 
 
 @runtime_checkable

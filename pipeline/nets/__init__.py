@@ -10,15 +10,13 @@ Networks take normalised images [N, C, H, W] and return raw logits [N, K].
 import importlib
 import pkgutil
 import re
-from collections.abc import Generator
-from contextlib import contextmanager
 from types import ModuleType
 
 import torch
 from torch import nn
 
 from pipeline.core.errors import ParamsError, TeacherError
-from pipeline.nets.common import named
+from pipeline.nets.common import drawing_from, named
 from pipeline.nets.inspection import points
 
 __all__ = [
@@ -63,7 +61,7 @@ def build(
         TeacherError: a user's file that is not trusted, or does not make a network.
     """
     module = importlib.import_module(module_of(arch))
-    with _randomness(rng):
+    with drawing_from(rng):
         if arch.startswith("python:"):
             return module.build(arch, classes, channels, size, trust)
         return module.build(arch, classes, channels, size)
@@ -137,15 +135,3 @@ def _files() -> list[str]:
 
 def _member(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
-
-
-@contextmanager
-def _randomness(rng: torch.Generator | None) -> Generator[None]:
-    """Constructors draw from the global generator: lend it a seed of `rng`, and put its state back afterwards."""
-    state = torch.get_rng_state()
-    try:
-        if rng is not None:
-            torch.default_generator.manual_seed(int(torch.randint(0, 2**32, (), generator=rng)))
-        yield
-    finally:
-        torch.set_rng_state(state)

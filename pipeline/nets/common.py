@@ -1,10 +1,14 @@
-"""What the files here share: the check of a build's arguments, He initialisation, submodules by name."""
+"""What the files here share: the check of a build's arguments, initial weights, submodules by name."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
 from torch import nn
 
 from pipeline.core.errors import ParamsError
 
-__all__ = ["he", "named", "require", "unknown"]
+__all__ = ["drawing_from", "he", "named", "require", "unknown"]
 
 
 def require(arch: str, classes: int, channels: int, size: int, smallest: int) -> None:
@@ -46,3 +50,15 @@ def he(net: nn.Module) -> None:
 def named(net: nn.Module) -> dict[str, nn.Module]:
     """Every submodule by its dotted name, the network itself under the empty name, in the order of registration."""
     return dict(net.named_modules())  # pyright: ignore[reportUnknownArgumentType] - torch leaves it half typed
+
+
+@contextmanager
+def drawing_from(rng: torch.Generator | None) -> Generator[None]:
+    """Constructors draw from the global generator: lend it a seed of `rng`, and put its state back afterwards."""
+    state = torch.get_rng_state()
+    try:
+        if rng is not None:
+            torch.default_generator.manual_seed(int(torch.randint(0, 2**32, (), generator=rng)))
+        yield
+    finally:
+        torch.set_rng_state(state)

@@ -1,12 +1,19 @@
-"""Per-image losses of logits; each returns [N]."""
+"""Losses of logits: per image, [N], where they steer images; of a batch, a scalar, where they train a generator."""
 
 import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
+from torch.nn.functional import cross_entropy, log_softmax
 
-__all__ = ["jensen_shannon", "negative_logit", "softened_cross_entropy"]
+__all__ = [
+    "activation",
+    "information_entropy",
+    "jensen_shannon",
+    "negative_logit",
+    "one_hot_loss",
+    "softened_cross_entropy",
+]
 
 
 def softened_cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -46,3 +53,35 @@ def jensen_shannon(logits: Tensor, others: Tensor, temperature: float) -> Tensor
     log_p, log_q = (log_softmax(each.float() / temperature, dim=1) for each in (logits, others))
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     return ((log_p.exp() * (log_p - log_m)).sum(dim=1) + (log_q.exp() * (log_q - log_m)).sum(dim=1)) / 2
+
+
+def one_hot_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy of the beliefs with their own first choice, mean over the batch; DAFL, Chen et al. (2019), eq. 2.
+
+    Args:
+        logits: [N, K].
+    """
+    return cross_entropy(logits.float(), logits.detach().argmax(1))
+
+
+def activation(features: Tensor) -> Tensor:
+    """-mean |f|, over the batch and all features; DAFL, equation 3, as released (mean, where the paper sums over f).
+
+    Args:
+        features: [N, D], what the teacher's last layer sees.
+    """
+    return -features.float().abs().mean()
+
+
+def information_entropy(logits: Tensor) -> Tensor:
+    """sum_k p_k log10 p_k of the batch's mean belief p; DAFL, equation 4. Logarithm to base 10.
+
+    Minus the entropy, so that minimising it spreads the batch over the classes: from -log10 K, balanced, to 0. The
+    paper writes log without a base; the released code, whose weights are the published ones, has log10, a factor of
+    0.434 to the natural logarithm.
+
+    Args:
+        logits: [N, K].
+    """
+    belief = logits.float().softmax(1).mean(0)
+    return -torch.special.entr(belief).sum() / math.log(10)

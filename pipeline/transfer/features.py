@@ -27,7 +27,11 @@ class Attention(Block):
 
 
 class Boundary(Block):
-    """Matching of activation boundaries, see `losses.activation_boundary`."""
+    """Matching of activation boundaries, see `losses.activation_boundary`.
+
+    Departure: Heo et al. (2019) match boundaries alone and first, to initialise a student; here the term stands beside
+    the loss on the logits from the first step to the last.
+    """
 
     weight: PositiveFloat  # of the last pair; halved from each pair to the one before it, as Heo et al. (2019)
     margin: PositiveFloat  # m; 1 in Heo et al. (2019)
@@ -58,7 +62,7 @@ class FeatureTerms(nn.Module):
         """Find the blocks and make the connectors, on the CPU.
 
         Args:
-            student: the network whose blocks are named, on the CPU, without its normalisation.
+            student: the network whose blocks are named, without its normalisation, on any device.
             teacher: likewise.
             shape: (C, H, W) of an image, with which both networks are asked once for the shapes of their blocks.
             attention: or None.
@@ -67,20 +71,20 @@ class FeatureTerms(nn.Module):
 
         Raises:
             TeacherError: a network has no submodule of a name that is given.
-            ParamsError: a block puts out no feature maps.
+            ParamsError: a block puts out nothing, or nothing that the term can be computed from.
         """
         super().__init__()
         self.attention, self.boundary = attention, boundary
         self._nets = (student, teacher)  # a tuple, so that their parameters are not this module's
         self._attended = [] if attention is None else _pairs(attention.blocks, student, teacher)
         self._bounded = [] if boundary is None else _pairs(boundary.blocks, student, teacher)
+        self._seen: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
         ours, theirs = self._probe(shape)
         for pair in self._attended:
-            _require_maps(pair.student, ours[pair.student])
-            _require_maps(pair.teacher, theirs[pair.teacher])
-        widths = [(ours[pair.student].shape[1], theirs[pair.teacher].shape[1]) for pair in self._bounded]
+            _require_maps(pair.student, ours)
+            _require_maps(pair.teacher, theirs)
+        widths = [(_width(pair.student, ours), _width(pair.teacher, theirs)) for pair in self._bounded]
         self.connectors = nn.ModuleList(_connector(inputs, outputs, rng) for inputs, outputs in widths)
-        self._seen: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
 
     @contextmanager
     def watching(self) -> Generator[None]:
@@ -88,23 +92,36 @@ class FeatureTerms(nn.Module):
         student, teacher = self._nets
         pairs = (*self._attended, *self._bounded)
         with (
-            features.capture(student, [pair.student for pair in pairs]) as ours,
-            features.capture(teacher, [pair.teacher for pair in pairs]) as theirs,
+            features.capture(student, list(dict.fromkeys(pair.student for pair in pairs))) as ours,
+            features.capture(teacher, list(dict.fromkeys(pair.teacher for pair in pairs))) as theirs,
         ):
             self._seen = (ours, theirs)
-            yield
-        self._seen = ({}, {})
+            try:
+                yield
+            finally:
+                self._seen = ({}, {})
 
-    def forward(self) -> Tensor:
-        """The sum of the weighted terms over the networks' last passes, a scalar; 0 when there is no term."""
+    def forward(self, *, reach_teacher: bool = False) -> Tensor:
+        """The sum of the weighted terms over the networks' last passes, a scalar; 0 when there is no term.
+
+        Args:
+            reach_teacher: let gradients flow through the teacher's maps too, to what made its images.
+        """
+        terms = tuple(self.terms(reach_teacher=reach_teacher).values())
+        return torch.stack(terms).sum() if terms else torch.zeros(())
+
+    def terms(self, *, reach_teacher: bool = False) -> dict[str, Tensor]:
+        """What `forward` adds up, by name: "attention" and "activation_boundary", each with its weight."""
         ours, theirs = self._seen
-        terms: list[Tensor] = []
+        if not reach_teacher:
+            theirs = {name: maps.detach() for name, maps in theirs.items()}
+        terms: dict[str, Tensor] = {}
         if self.attention is not None:
             distances = [attention(ours[pair.student], theirs[pair.teacher]) for pair in self._attended]
-            terms.append(self.attention.weight * torch.stack(distances).sum())
+            terms["attention"] = self.attention.weight * torch.stack(distances).sum()
         if self.boundary is not None:
-            terms += self._boundaries(self.boundary, ours, theirs)
-        return torch.stack(terms).sum() if terms else torch.zeros(())
+            terms["activation_boundary"] = torch.stack(self._boundaries(self.boundary, ours, theirs)).sum()
+        return terms
 
     def _boundaries(self, block: Boundary, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[Tensor]:
         losses: list[Tensor] = []
@@ -118,7 +135,8 @@ class FeatureTerms(nn.Module):
     def _probe(self, shape: tuple[int, int, int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         with self.watching():
             for net in self._nets:
-                inspection.probe(net, torch.zeros(1, *shape))
+                device = next((weights.device for weights in net.parameters()), None)
+                inspection.probe(net, torch.zeros(1, *shape, device=device))
             ours, theirs = (dict(seen) for seen in self._seen)
         return ours, theirs
 
@@ -133,13 +151,30 @@ def _pairs(blocks: Blocks, student: nn.Module, teacher: nn.Module) -> list[_Pair
     return pairs
 
 
-def _require_maps(name: str, output: Tensor) -> None:
-    if output.dim() != 4:
-        raise ParamsError(f"blocks: {name} puts out {list(output.shape)}, attention needs feature maps [N, C, H, W]")
+def _output(name: str, seen: dict[str, Tensor]) -> Tensor:
+    """What a block put out when the networks were asked for shapes."""
+    output: object = seen.get(name)  # a foreign network's block may put out anything
+    if not isinstance(output, Tensor) or output.dim() < 2:
+        found = "is never run by itself" if output is None else "puts out no tensor [N, ...]"
+        raise ParamsError(f"blocks: {name!r} {found}; name pairs of other blocks")
+    return output
+
+
+def _require_maps(name: str, seen: dict[str, Tensor]) -> None:
+    shape = list(_output(name, seen).shape)
+    if len(shape) != 4:
+        raise ParamsError(
+            f"blocks: {name!r} puts out {shape}, attention needs feature maps [N, C, H, W]; name pairs of blocks that "
+            "have them"
+        )
+
+
+def _width(name: str, seen: dict[str, Tensor]) -> int:
+    return _maps(_output(name, seen)).shape[1]
 
 
 def _maps(output: Tensor) -> Tensor:
-    """[N, C, H, W] as it is, [N, D] as maps of one position."""
+    """[N, C, H, W] as it is, anything else as maps of one position."""
     return output if output.dim() == 4 else output.flatten(1)[..., None, None]
 
 

@@ -1,0 +1,109 @@
+"""DFAD, Fang et al. (2019), with activation regularisation and virtual interpolation, Qu, Wang and Xiao (2021)."""
+
+from typing import ClassVar
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from pipeline import transfer
+from pipeline.core.checkpoint import Checkpoint
+from pipeline.core.device import Compute
+from pipeline.core.params import Block
+from pipeline.core.rng import generator
+from pipeline.methods import Source
+from pipeline.synthesis.duel import Duel, Opponent
+from pipeline.synthesis.generating import Game, GenerationParams, Play, noise_of, train_generator
+from pipeline.teacher.model import Teacher
+from pipeline.transfer import Attention, Boundary, Interpolation
+
+__all__ = ["Method", "Regularisation"]
+
+
+class Regularisation(Block):
+    """Activation regularisation, reconstructed: what proxy and teacher should share inside."""
+
+    boundary: Boundary | None  # the activation boundaries of Heo et al. (2019)
+    attention: Attention | None  # attention maps, Zagoruyko & Komodakis (2017): the cheaper reading
+    generator: bool  # whether the generator seeks images where these differ, too
+
+
+class Method(GenerationParams):
+    """A generator that seeks images on which teacher and proxy differ in their logits, and a proxy that learns them.
+
+    "Data-Free Adversarial Distillation" (arXiv 1912.11006): an iteration is `student_steps` proxy steps down
+    mean |S - T|, each on a fresh batch, then one generator step up the same distance on another (algorithm 1;
+    equation 4 without the log(1 + .) of equation 6, as released).
+
+    `regularisation` and `interpolation` are those of "Enhancing Data-Free Adversarial Distillation with Activation
+    Regularization and Virtual Interpolation" (ICASSP 2021) as far as its abstract tells: **a reconstruction**. Neither
+    code nor the method's text is public. From the abstract come the aims (match the teacher near activation and
+    decision boundaries; virtual samples and labels between decision boundaries); the choice of activation-boundary
+    matching and mixup for them follows the works it cites; every weight is this project's. Both act on the proxy's
+    steps; null switches either off, which leaves DFAD.
+    """
+
+    data_free: ClassVar[bool] = True
+    soft_targets: ClassVar[bool] = False
+    batch_norm: ClassVar[bool] = False
+    attaches: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    proxy: Opponent
+    student_steps: PositiveInt
+    regularisation: Regularisation | None
+    interpolation: Interpolation | None
+
+    def fit(self, teacher: Teacher, rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Source:
+        """Train generator and proxy; an interrupted fit goes on after its last epoch.
+
+        Raises:
+            ParamsError: the proxy's architecture or a named block does not exist or does not fit.
+            MethodError: the generator collapsed.
+        """
+        seed = int(torch.randint(2**31, (), generator=rng))
+        terms = self.regularisation
+        attention, boundary = (None, None) if terms is None else (terms.attention, terms.boundary)
+        proxy_steps = self.steps * self.student_steps
+        duel = Duel(self, self.proxy, proxy_steps, teacher, seed, compute, attention, boundary)
+        with duel.watching():
+            return train_generator("dfad", self, _Game(self, duel, seed), teacher, checkpoint, compute, seed)
+
+
+class _Game(Game):
+    def __init__(self, method: Method, duel: Duel, seed: int) -> None:
+        super().__init__(duel.sides, duel.proxy)
+        self.method, self.duel, self.seed = method, duel, seed
+        self._reaching = method.regularisation is not None and method.regularisation.generator
+
+    def play(self, step: int) -> Play:
+        method, duel = self.method, self.duel
+        noise = noise_of(method, self.seed, step, method.student_steps + 1, duel.compute.torch_device())
+        losses: list[Tensor] = []
+        for turn in range(method.student_steps):
+            index = step * method.student_steps + turn
+            with duel.compute.autocast():
+                loss = self._proxy_loss(duel.fresh(noise[turn]), index)
+            self.sides["proxy"].learn(loss, index)
+            losses.append(loss.detach())
+        with duel.compute.autocast():
+            images = duel.images(noise[-1])
+            teacher, proxy = duel.teacher(images), duel.student(images)
+            distance = transfer.l1(proxy, teacher)
+            loss = -distance - duel.terms(reach_teacher=True) if self._reaching else -distance
+        self.sides["generator"].learn(loss, step)
+        return Play({"generator_loss": loss, "proxy_loss": torch.stack(losses).mean()}, images, teacher, proxy)
+
+    def _proxy_loss(self, images: Tensor, index: int) -> Tensor:
+        duel, interpolation = self.duel, self.method.interpolation
+        label = duel.labels(images)
+        loss = transfer.l1(duel.student(images), label)
+        if duel.has_terms:
+            loss = loss + duel.terms()
+        if interpolation is None:
+            return loss
+        rng = generator(self.seed, "proxy/interpolation", index)
+        share = transfer.virtual_shares(interpolation.alpha, len(images), rng).to(images.device)
+        asked = duel.teacher if interpolation.labels == "teacher" else None
+        mixed, virtual = transfer.virtual(images, label, share, asked)
+        return loss + interpolation.weight * transfer.l1(duel.student(mixed), virtual)

@@ -2,7 +2,8 @@
 
 from pipeline.distill.history import write_history
 from pipeline.distill.params import DistillParams, merge
+from pipeline.distill.proxy import proxy_of
 from pipeline.distill.student import Student, StudentInfo
 from pipeline.distill.train import train
 
-__all__ = ["DistillParams", "Student", "StudentInfo", "merge", "train", "write_history"]
+__all__ = ["DistillParams", "Student", "StudentInfo", "merge", "proxy_of", "train", "write_history"]

@@ -14,8 +14,9 @@ from pipeline.core.errors import ParamsError, TrainingError
 from pipeline.core.files import canonical_json, sha256_bytes, write_atomic
 from pipeline.core.images import Normalise
 from pipeline.core.params import Block, build
+from pipeline.shards.reader import Dataset
 
-__all__ = ["Student", "StudentInfo"]
+__all__ = ["Student", "StudentInfo", "info_of", "network_of"]
 
 _WEIGHTS, _CARD = "model.safetensors", "student.json"
 
@@ -82,15 +83,50 @@ class Student(nn.Module):
         weights = path.read_bytes() if path.is_file() else b""
         if sha256_bytes(weights) != info.sha256:
             raise TrainingError(f"{path}: sha256 differs from {_CARD}'s {info.sha256!r}; run `dvc repro distill`")
-        net = nets.build(info.arch, len(info.classes), info.channels, info.size, trust=trust)
-        try:
-            net.load_state_dict(load(weights))
-        except (SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise TrainingError(f"{path}: does not fit architecture {info.arch}: {reason}") from error
-        if not all(bool(torch.isfinite(value).all()) for value in net.state_dict().values()):
-            raise TrainingError(f"{path}: holds weights that are not finite; run `dvc repro -f distill`")
+        net = network_of(info, weights, trust, path, cure="run `dvc repro -f distill`")
         return cls(net, info).eval()
+
+
+def info_of(dataset: Dataset, arch: str, labels: str, seed: int) -> StudentInfo:
+    """What is known of a dataset's student before it is saved."""
+    card = dataset.manifest.teacher
+    return StudentInfo(
+        **card.model_dump(include={"classes", "channels", "size", "mean", "std"}),
+        arch=arch,
+        method=dataset.manifest.method,
+        data_free=dataset.manifest.data_free,
+        labels=labels,
+        seed=seed,
+        dataset=dataset.sha256,
+        teacher=card.sha256,
+        sha256="",
+    )
+
+
+def network_of(info: StudentInfo, weights: bytes, trust: tuple[str, ...], path: Path, cure: str) -> nn.Module:
+    """The network that `info` describes, with weights from somebody's file.
+
+    Args:
+        info: its architecture and what it takes and gives.
+        weights: the content of a safetensors file.
+        trust: sha256 of user Python files whose code may run.
+        path: the file, for messages.
+        cure: what to do when the weights are no good.
+
+    Raises:
+        TrainingError: the weights do not fit the architecture, or are not finite.
+        ParamsError: the architecture is not known here.
+        TeacherError: the architecture is in a user's file that is not trusted.
+    """
+    net = nets.build(info.arch, len(info.classes), info.channels, info.size, trust=trust)
+    try:
+        net.load_state_dict(load(weights))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise TrainingError(f"{path}: does not fit architecture {info.arch}: {reason}") from error
+    if not all(bool(torch.isfinite(value).all()) for value in net.state_dict().values()):
+        raise TrainingError(f"{path}: holds weights that are not finite; {cure}")
+    return net
 
 
 def _read_card(path: Path) -> StudentInfo:

@@ -16,7 +16,7 @@ from pipeline.core.rng import generator
 from pipeline.distill.feed import feed_of
 from pipeline.distill.holdout import holdout_of
 from pipeline.distill.params import DistillParams
-from pipeline.distill.student import Student, StudentInfo
+from pipeline.distill.student import Student, StudentInfo, info_of
 from pipeline.shards.reader import Dataset
 from pipeline.teacher.model import Teacher
 from pipeline.training import Objective, Row, View, fit
@@ -62,18 +62,7 @@ def train(
         WorkError: the checkpoint cannot be read or written.
     """
     labeller = _labeller(dataset, params, compute, teacher)
-    card = dataset.manifest.teacher
-    info = StudentInfo(
-        **card.model_dump(include={"classes", "channels", "size", "mean", "std"}),
-        arch=arch,
-        method=dataset.manifest.method,
-        data_free=dataset.manifest.data_free,
-        labels=params.labels,
-        seed=seed,
-        dataset=dataset.sha256,
-        teacher=card.sha256,
-        sha256="",
-    )
+    card, info = dataset.manifest.teacher, info_of(dataset, arch, params.labels, seed)
     rng = generator(seed, "student/weights")
     student = Student(nets.build(arch, len(card.classes), card.channels, card.size, trust=trust, rng=rng), info)
     history = fit(

@@ -14,10 +14,12 @@ from torch import Tensor
 from pipeline.core.device import Compute
 from pipeline.core.params import build
 from pipeline.distill import DistillParams
+from pipeline.methods import Attachment
 from pipeline.shards.encode import encode_shard
 from pipeline.shards.reader import Dataset
 from pipeline.shards.schema import (
     FORMAT_VERSION,
+    AttachmentEntry,
     Manifest,
     ShardEntry,
     Split,
@@ -70,7 +72,13 @@ def kernel_teacher(digits: Digits) -> Callable[[Tensor], Tensor]:
 
 
 def write_dataset(
-    folder: Path, images: Tensor, logits: Tensor, cls: Tensor, train: tuple[int, ...], holdout: tuple[int, ...] = ()
+    folder: Path,
+    images: Tensor,
+    logits: Tensor,
+    cls: Tensor,
+    train: tuple[int, ...],
+    holdout: tuple[int, ...] = (),
+    beside: tuple[Attachment, ...] = (),
 ) -> Dataset:
     """Write consecutive samples into shards of these sizes, the holdout after the training split."""
     folder.mkdir(parents=True)
@@ -99,13 +107,20 @@ def write_dataset(
         encoding="png",
         fields=fields_of("png", images.shape[1], size, classes, soft_targets=False),
         shards=tuple(entries),
-        attachments=(),
+        attachments=tuple(_attached(folder, attachment) for attachment in sorted(beside)),
         samples=Totals(train=total, holdout=sum(holdout)),
         class_histogram=tuple(torch.bincount(cls[:total], minlength=classes).tolist()),
         teacher_agreement=int((logits[:total].argmax(1) == cls[:total]).sum()) / total,
     )  # fmt: skip
     (folder / "manifest.json").write_bytes(manifest_bytes(manifest))
     return Dataset.open(folder)
+
+
+def _attached(folder: Path, attachment: Attachment) -> AttachmentEntry:
+    name, kind, facts, content = attachment
+    (folder / name).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    return AttachmentEntry(name=name, kind=kind, facts=dict(facts), bytes=len(content), sha256=digest)
 
 
 @pytest.fixture

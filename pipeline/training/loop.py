@@ -35,6 +35,7 @@ class View:
     images: Tensor  # [B, C, H, W] float32 in [0, 1], augmented and mixed
     rows: Mapping[str, Tensor]  # what belongs to each image, not mixed
     share: Tensor | None  # [B] in [0, 1]: how much of each image is its own; None without mixup
+    step: int  # of the whole run, from 0: an objective's own random numbers are a function of the seed and of this
 
     def mixed(self, row: Tensor) -> Tensor:
         """Interpolate [B, K] labels or logits as the images were."""
@@ -144,13 +145,13 @@ class _Step:
         self.device = compute.torch_device()
         self.layout = torch.channels_last if compute.channels_last else torch.contiguous_format
 
-    def __call__(self, batch: View, index: int) -> dict[str, Tensor]:
+    def __call__(self, batch: View) -> dict[str, Tensor]:
         with self.compute.autocast():
             logits = self.forward(batch.images)
             scores = self.objective(logits, batch)
         scores["loss"].backward()
         self.optimiser.clip(self.recipe.clip_norm)
-        self.optimiser.step(learning_rate(self.recipe, index))
+        self.optimiser.step(learning_rate(self.recipe, batch.step))
         return scores
 
 
@@ -158,8 +159,8 @@ def _epoch(step: _Step, feed: Feed, seed: int, epoch: int) -> Row:
     recipe = step.recipe
     first = epoch * recipe.steps_per_epoch
     totals: dict[str, Tensor] = {}
-    for index, batch in enumerate(_views(step, feed, seed, epoch), start=first):
-        for name, score in step(batch, index).items():
+    for batch in _views(step, feed, seed, epoch):
+        for name, score in step(batch).items():
             # Summed on the device: reading a value here would make the host wait at every step.
             total = totals.setdefault(name, torch.zeros((), dtype=torch.float64, device=step.device))
             total += score.detach()
@@ -177,10 +178,11 @@ def _views(step: _Step, feed: Feed, seed: int, epoch: int) -> Iterator[View]:
     recipe = step.recipe
     batches = feed.batches(recipe.batch, recipe.steps_per_epoch, seed, epoch)
     draws = _draws(recipe, generator(seed, "training/views", epoch), step.device)
-    for (images, rows), (uniforms, share) in zip(batches, draws, strict=False):
+    first = epoch * recipe.steps_per_epoch
+    for index, ((images, rows), (uniforms, share)) in enumerate(zip(batches, draws, strict=False), start=first):
         seen = view(images, recipe.augment, uniforms)
         seen = seen if share is None else mix(seen, share)
-        yield View(seen.contiguous(memory_format=step.layout), rows, share)
+        yield View(seen.contiguous(memory_format=step.layout), rows, share, index)
 
 
 def _draws(recipe: Recipe, rng: torch.Generator, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None]]:

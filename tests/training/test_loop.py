@@ -10,7 +10,8 @@ from pipeline import transfer
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.errors import TrainingError, WorkError
-from pipeline.training import Pool, View, fit, learning_rate
+from pipeline.core.rng import generator
+from pipeline.training import Objective, Pool, View, fit, learning_rate
 
 CPU = torch.device("cpu")
 
@@ -72,7 +73,9 @@ class _Pulled(Exception):
     """The plug was pulled."""
 
 
-def interrupted(net: nn.Module, pool: Pool, run, cpu: Compute, checkpoint: Checkpoint, after: int) -> None:
+def interrupted(
+    net: nn.Module, pool: Pool, run, cpu: Compute, checkpoint: Checkpoint, after: int, objective: Objective = objective
+) -> None:
     """Train until `after` epochs are done, and die in the middle of the next."""
 
     class Dying:
@@ -103,6 +106,29 @@ def test_a_run_that_died_in_any_epoch_ends_with_the_same_bits(tmp_path, small_ne
         rows = fit(resumed, pool, objective, run, cpu, 7, checkpoint)
         assert torch.equal(weights(resumed), weights(whole))
         assert rows == [{key: value for key, value in row.items() if key != "size"} for row in history]
+
+
+def test_a_view_knows_its_step_so_that_an_objective_s_own_randomness_survives_a_kill(
+    tmp_path, small_net, recipe, cpu, pool
+):
+    seen: list[int] = []
+
+    def noisy(logits: Tensor, view: View) -> dict[str, Tensor]:
+        seen.append(view.step)
+        noise = torch.randn(logits.shape, generator=generator(7, "test", view.step))
+        scores = objective(logits + noise, view)
+        return scores | {"noise": noise[0, 0]}
+
+    run, checkpoint = recipe(), Checkpoint(tmp_path / "state.safetensors")
+    whole = small_net()
+    history = fit(whole, pool, noisy, run, cpu, 7, None)
+    assert seen == list(range(15))
+    interrupted(small_net(), pool, run, cpu, checkpoint, 1, noisy)
+    seen.clear()
+    resumed = small_net()
+    assert fit(resumed, pool, noisy, run, cpu, 7, checkpoint) == history
+    assert seen == list(range(5, 15))
+    assert torch.equal(weights(resumed), weights(whole))
 
 
 def test_a_finished_run_returns_its_history_without_training(tmp_path, small_net, recipe, cpu, pool):

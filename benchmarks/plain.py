@@ -1,15 +1,15 @@
-"""Pixel loops as research scripts write them: the yardstick, kept plain on purpose."""
+"""Pixel loops and generator trainings as research scripts write them: the yardstick, kept plain on purpose."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, log_softmax
+from torch.nn.functional import cross_entropy, kl_div, l1_loss, log_softmax, mse_loss, normalize
 
 from pipeline import nets
 from pipeline.nets.pooling import MaxPool2x2
 from pipeline.nets.stem import StemConv2d
 from pipeline.teacher.model import Teacher, TeacherInfo
 
-__all__ = ["PlainInversion", "PlainLoop", "plain_layers", "stand_in"]
+__all__ = ["PlainDuel", "PlainGenerator", "PlainInversion", "PlainLoop", "plain_layers", "stand_in"]
 
 
 def plain_layers(net: nn.Module) -> nn.Module:
@@ -94,3 +94,88 @@ def _variation(images: Tensor) -> Tensor:
     down, right = images[:, :, :-1] - images[:, :, 1:], images[..., :-1] - images[..., 1:]
     one, other = images[:, :, :-1, :-1] - images[:, :, 1:, 1:], images[:, :, 1:, :-1] - images[:, :, :-1, 1:]
     return down.norm() + right.norm() + one.norm() + other.norm()
+
+
+class PlainGenerator(nn.Sequential):
+    """The published generator with torch's own layers."""
+
+    def __init__(self, noise: int, channels: int, size: int) -> None:
+        """128 and 64 feature maps; images of `size` pixels."""
+        side = size // 4
+        super().__init__(
+            nn.Linear(noise, 128 * side**2), nn.Unflatten(1, (128, side, side)), nn.BatchNorm2d(128),
+            nn.Upsample(scale_factor=2), nn.Conv2d(128, 128, 3, padding=1), nn.BatchNorm2d(128), nn.LeakyReLU(0.2),
+            nn.Upsample(scale_factor=2), nn.Conv2d(128, 64, 3, padding=1), nn.BatchNorm2d(64), nn.LeakyReLU(0.2),
+            nn.Conv2d(64, channels, 3, padding=1), nn.BatchNorm2d(channels),
+        )  # fmt: skip
+
+
+class PlainDuel:
+    """ZSKT's and DFAD's iteration as research code writes them: every network collects gradients at every step."""
+
+    def __init__(self, generator: nn.Module, teacher: nn.Module, student: nn.Module, noise: int, batch: int) -> None:
+        """The networks take normalised images; the teacher is in evaluation mode."""
+        self.generator, self.teacher, self.student = generator, teacher.eval(), student
+        self.noise, self.batch = noise, batch
+        self.of_generator = torch.optim.Adam(generator.parameters(), lr=1e-3)
+        self.of_student = torch.optim.Adam(student.parameters(), lr=2e-3)
+        self.maps: dict[str, list[Tensor]] = {}
+
+    def zskt(self, steps: int) -> None:
+        """A generator step up the divergence, then student steps on the same images, with attention."""
+        images = self.generator(torch.randn(self.batch, self.noise))
+        self._learn(self.of_generator, -_kl(self.student(images), self.teacher(images)))
+        images = images.detach()
+        for _ in range(steps):
+            with torch.no_grad():
+                label = self._watched("teacher", self.teacher, images)
+            answer = self._watched("student", self.student, images)
+            pairs = zip(self.maps["teacher"], self.maps["student"], strict=True)
+            distance = sum(mse_loss(_attention(ours), _attention(theirs)) for theirs, ours in pairs)
+            self._learn(self.of_student, _kl(answer, label) + 2500 * distance)
+
+    def dfad(self, steps: int) -> None:
+        """Student steps on fresh images, then a generator step up the distance of logits."""
+        for _ in range(steps):
+            images = self.generator(torch.randn(self.batch, self.noise)).detach()
+            with torch.no_grad():
+                label = self.teacher(images)
+            self._learn(self.of_student, l1_loss(self.student(images), label))
+        images = self.generator(torch.randn(self.batch, self.noise))
+        self._learn(self.of_generator, -l1_loss(self.student(images), self.teacher(images)))
+
+    def dafl(self) -> None:
+        """The generator's step; the student's beside it is left out."""
+        images = self.generator(torch.randn(self.batch, self.noise))
+        seen: list[Tensor] = []
+        hook = nets.final_linear(self.teacher).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        logits = self.teacher(images)
+        hook.remove()
+        belief = logits.softmax(1).mean(0)
+        loss = cross_entropy(logits, logits.argmax(1)) - 0.1 * seen[0].abs().mean() + (belief * belief.log10()).sum()
+        self._learn(self.of_generator, loss)
+
+    def _learn(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    def _watched(self, name: str, net: nn.Module, images: Tensor) -> Tensor:
+        maps: list[Tensor] = []
+        hooks = [
+            net.get_submodule(block).register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+            for block in nets.feature_points(net)[:-1]
+        ]
+        logits = net(images)
+        for hook in hooks:
+            hook.remove()
+        self.maps[name] = maps
+        return logits
+
+
+def _kl(student: Tensor, teacher: Tensor) -> Tensor:
+    return kl_div(log_softmax(student, 1), teacher.softmax(1), reduction="batchmean")
+
+
+def _attention(maps: Tensor) -> Tensor:
+    return normalize(maps.pow(2).mean(1).flatten(1))

@@ -8,10 +8,8 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
-from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.rng import generator
-from pipeline.methods import Source
 from pipeline.synthesis.generating import (
     Game,
     GenerationParams,
@@ -19,7 +17,6 @@ from pipeline.synthesis.generating import (
     Side,
     new_generator,
     noise_of,
-    train_generator,
 )
 from pipeline.synthesis.losses import activation, information_entropy, one_hot_loss
 from pipeline.teacher.model import Teacher
@@ -50,18 +47,14 @@ class Method(GenerationParams):
     activation: NonNegativeFloat
     entropy: NonNegativeFloat
 
-    def fit(self, teacher: Teacher, rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Source:
-        """Train the generator; an interrupted fit goes on after its last epoch.
+    def game(self, teacher: Teacher, seed: int, compute: Compute) -> Game:
+        """A generator alone, and the three losses.
 
         Raises:
             TeacherError: the teacher does not end in a linear layer, whose input the activation loss looks at.
-            MethodError: the generator collapsed.
         """
-        seed = int(torch.randint(2**31, (), generator=rng))
         net = new_generator(self, teacher, generator(seed, "generator/weights"), compute)
-        game = _Game(self, teacher, Side(net, self.updates, self.steps), seed, compute)
-        with game.looking():
-            return train_generator("dafl", self, game, teacher, checkpoint, compute, seed)
+        return _Game(self, teacher, Side(net, self.updates, self.steps), seed, compute)
 
 
 class _Game(Game):
@@ -89,7 +82,7 @@ class _Game(Game):
         return Play({"loss": loss, **scores}, images, logits, None)
 
     @contextmanager
-    def looking(self) -> Generator[None]:
+    def watching(self) -> Generator[None]:
         """Keep what the teacher's last layer is given, while the block lasts."""
 
         def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -1,5 +1,6 @@
 """DFAD, Fang et al. (2019), with activation regularisation and virtual interpolation, Qu, Wang and Xiao (2021)."""
 
+from contextlib import AbstractContextManager
 from typing import ClassVar
 
 import torch
@@ -7,13 +8,11 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from pipeline import transfer
-from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.params import Block
 from pipeline.core.rng import generator
-from pipeline.methods import Source
 from pipeline.synthesis.duel import Duel, Opponent
-from pipeline.synthesis.generating import Game, GenerationParams, Play, noise_of, train_generator
+from pipeline.synthesis.generating import Game, GenerationParams, Play, noise_of
 from pipeline.teacher.model import Teacher
 from pipeline.transfer import Attention, Boundary, Interpolation
 
@@ -54,20 +53,12 @@ class Method(GenerationParams):
     regularisation: Regularisation | None
     interpolation: Interpolation | None
 
-    def fit(self, teacher: Teacher, rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Source:
-        """Train generator and proxy; an interrupted fit goes on after its last epoch.
-
-        Raises:
-            ParamsError: the proxy's architecture or a named block does not exist or does not fit.
-            MethodError: the generator collapsed.
-        """
-        seed = int(torch.randint(2**31, (), generator=rng))
+    def game(self, teacher: Teacher, seed: int, compute: Compute) -> Game:
+        """Generator and proxy, and the rules above."""
         terms = self.regularisation
         attention, boundary = (None, None) if terms is None else (terms.attention, terms.boundary)
         proxy_steps = self.steps * self.student_steps
-        duel = Duel(self, self.proxy, proxy_steps, teacher, seed, compute, attention, boundary)
-        with duel.watching():
-            return train_generator("dfad", self, _Game(self, duel, seed), teacher, checkpoint, compute, seed)
+        return _Game(self, Duel(self, self.proxy, proxy_steps, teacher, seed, compute, attention, boundary), seed)
 
 
 class _Game(Game):
@@ -107,3 +98,6 @@ class _Game(Game):
         asked = duel.teacher if interpolation.labels == "teacher" else None
         mixed, virtual = transfer.virtual(images, label, share, asked)
         return loss + interpolation.weight * transfer.l1(duel.student(mixed), virtual)
+
+    def watching(self) -> AbstractContextManager[None]:
+        return self.duel.terms.watching()

@@ -1,5 +1,6 @@
 """ZSKT: Micaelli and Storkey, "Zero-shot Knowledge Transfer via Adversarial Belief Matching" (NeurIPS 2019)."""
 
+from contextlib import AbstractContextManager
 from typing import ClassVar
 
 import torch
@@ -7,11 +8,9 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from pipeline import transfer
-from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
-from pipeline.methods import Source
 from pipeline.synthesis.duel import Duel, Opponent
-from pipeline.synthesis.generating import Game, GenerationParams, Play, noise_of, train_generator
+from pipeline.synthesis.generating import Game, GenerationParams, Play, noise_of
 from pipeline.teacher.model import Teacher
 from pipeline.transfer import Attention
 
@@ -44,18 +43,10 @@ class Method(GenerationParams):
     fresh: bool
     attention: Attention | None
 
-    def fit(self, teacher: Teacher, rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Source:
-        """Train generator and proxy; an interrupted fit goes on after its last epoch.
-
-        Raises:
-            ParamsError: the proxy's architecture or a block of `attention` does not exist or does not fit.
-            MethodError: the generator collapsed.
-        """
-        seed = int(torch.randint(2**31, (), generator=rng))
+    def game(self, teacher: Teacher, seed: int, compute: Compute) -> Game:
+        """Generator and proxy, and the rules above."""
         proxy_steps = self.steps * self.student_steps
-        duel = Duel(self, self.proxy, proxy_steps, teacher, seed, compute, attention=self.attention)
-        with duel.watching():
-            return train_generator("zskt", self, _Game(self, duel, seed), teacher, checkpoint, compute, seed)
+        return _Game(self, Duel(self, self.proxy, proxy_steps, teacher, seed, compute, attention=self.attention), seed)
 
 
 class _Game(Game):
@@ -86,3 +77,6 @@ class _Game(Game):
             losses.append(loss.detach())
         scores = {"generator_loss": generator_loss, "proxy_loss": torch.stack(losses).mean()}
         return Play(scores, images, teacher, proxy)
+
+    def watching(self) -> AbstractContextManager[None]:
+        return self.duel.terms.watching()

@@ -1,7 +1,5 @@
 """What the adversarial methods share: a generator and a proxy student on two sides of a frozen teacher."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -100,9 +98,3 @@ class Duel:
         """The teacher's logits, without a way back."""
         with torch.no_grad():
             return self.teacher(images)
-
-    @contextmanager
-    def watching(self) -> Generator[None]:
-        """While the block lasts, the terms see both networks' passes."""
-        with self.terms.watching():
-            yield

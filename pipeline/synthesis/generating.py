@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -24,7 +25,7 @@ from pipeline.training import Optimiser, Updates, rate, seeded
 if TYPE_CHECKING:
     from pipeline.teacher.model import Teacher
 
-__all__ = ["Game", "GenerationParams", "Play", "Side", "new_generator", "noise_of", "train_generator"]
+__all__ = ["Game", "GenerationParams", "Play", "Side", "new_generator", "noise_of"]
 
 Weights = Mapping[str, Tensor]
 _LINES = 20  # that a training says about itself
@@ -53,6 +54,31 @@ class GenerationParams(Block):
     def steps(self) -> int:
         """Iterations of the whole training."""
         return self.epochs * self.iterations
+
+    def game(self, teacher: "Teacher", seed: int, compute: Compute) -> "Game":
+        """Fresh networks and the method's rules.
+
+        Args:
+            teacher: on its device.
+            seed: of initial weights and noise.
+            compute: where, in which precision.
+        """
+        raise NotImplementedError
+
+    def fit(self, teacher: "Teacher", rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Snapshots:
+        """Train the generator, and its proxy student if there is one; a killed fit goes on after its last epoch.
+
+        Raises:
+            TeacherError: the teacher lacks something that the method looks at.
+            ParamsError: a network or a named block does not exist or does not fit, or there are more snapshots than
+                epochs to take them after.
+            MethodError: the training collapsed, see `health.require_health`.
+            WorkError: the disk is full, or what a killed run left is damaged.
+        """
+        seed = int(torch.randint(2**31, (), generator=rng))
+        game = self.game(teacher, seed, compute)
+        with game.watching():
+            return _train(self, game, teacher, checkpoint, compute, seed)
 
 
 class Side:
@@ -105,7 +131,11 @@ class Game(ABC):
 
     @abstractmethod
     def play(self, step: int) -> Play:
-        """One iteration, a function of the sides' states and the step's number."""
+        """One iteration, a function of the sides' states and the step's number; inside `watching` alone."""
+
+    def watching(self) -> AbstractContextManager[None]:
+        """While the block lasts, the rules see what they need of the networks' passes."""
+        return nullcontext()
 
 
 def new_generator(params: GenerationParams, teacher: "Teacher", rng: torch.Generator, compute: Compute) -> Generator:
@@ -126,31 +156,11 @@ def noise_of(params: GenerationParams, seed: int, step: int, batches: int, devic
     return torch.randn(batches, params.batch, params.generator.noise, generator=rng).to(device)
 
 
-def train_generator(
-    method: str,
-    params: GenerationParams,
-    game: Game,
-    teacher: "Teacher",
-    checkpoint: Checkpoint,
-    compute: Compute,
-    seed: int,
+def _train(
+    params: GenerationParams, game: Game, teacher: "Teacher", checkpoint: Checkpoint, compute: Compute, seed: int
 ) -> Snapshots:
-    """Train to the end, or go on where a killed run stopped, with the same result on the same machine.
-
-    Args:
-        method: its name, for messages.
-        params: how long, which snapshots.
-        game: the rules; its networks are trained in place.
-        teacher: frozen.
-        checkpoint: for the state after each epoch; snapshots are kept in files beside it.
-        compute: where, in which precision.
-        seed: of layers that draw random numbers, dropout say; the rules have theirs.
-
-    Raises:
-        MethodError: the training collapsed, see `health.require_health`.
-        ParamsError: more snapshots than epochs to take them after.
-        WorkError: the disk is full, or what a killed run left is damaged.
-    """
+    """Train to the end, or go on where a killed run stopped, with the same result on the same machine."""
+    method = type(params).__module__.rpartition(".")[2]  # the file's name is the method's
     run = _Run(method, params, game, checkpoint)
     classes = len(teacher.info.classes)
     history = run.resume()
@@ -206,8 +216,8 @@ class _Run:
         first = int(wanted.since * epochs)
         if wanted.states > epochs - first:
             raise ParamsError(
-                f"methods.{self.method}.snapshots.states: {wanted.states}: there are only {epochs - first} epochs after "
-                f"{wanted.since} of {epochs} to take them; take fewer, or make the epochs shorter and more"
+                f"methods.{self.method}.snapshots.states: {wanted.states}: only {epochs - first} of {epochs} epochs come "
+                f"after {wanted.since} of the training; take fewer, or make the epochs shorter and more"
             )
         return tuple(first + (epochs - first) * place // wanted.states for place in range(1, wanted.states + 1))
 

@@ -1,17 +1,18 @@
 """Measure a student: accuracy on real data where there is any, and how closely it follows the teacher's beliefs."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.belief import BeliefMatch, BeliefParams, match_beliefs
 from pipeline.core.device import Compute
 from pipeline.core.errors import DataError, TrainingError
 from pipeline.core.images import from_uint8
 from pipeline.core.params import Block
-from pipeline.metrics import Cell, Metrics, class_labels
+from pipeline.metrics import Belief, Cell, Metrics, class_labels
 from pipeline.training import mode
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.shards.reader import Dataset, Samples
     from pipeline.teacher.model import Teacher
 
-__all__ = ["EvaluateParams", "evaluate"]
+__all__ = ["EvaluateParams", "Evaluation", "evaluate"]
 
 _TOP5_FROM = 20  # classes; with fewer, five guesses say little
 _NO_ACCURACY = (
@@ -34,6 +35,14 @@ class EvaluateParams(Block):
     """The `evaluate` block."""
 
     batch: Annotated[int, Field(gt=0)]  # images per forward pass
+    belief: BeliefParams | None  # None: belief match is not measured
+
+
+class Evaluation(NamedTuple):
+    """What was measured of one student."""
+
+    metrics: Metrics
+    beliefs: BeliefMatch | None  # the curves behind `metrics.belief`
 
 
 def evaluate(
@@ -42,10 +51,13 @@ def evaluate(
     test: "Labelled | None",
     dataset: "Dataset | None",
     cell: Cell,
-    batch: int,
+    params: EvaluateParams,
     compute: Compute,
-) -> Metrics:
+    rng: torch.Generator,
+) -> Evaluation:
     """Measure a student in one pass over each set, in float32 whatever the training precision was.
+
+    Belief match comes after it, where it is asked for and there are test data and a teacher.
 
     Args:
         student: takes [N, C, H, W] images in [0, 1], returns [N, K] logits. Its mode is restored afterwards.
@@ -53,13 +65,16 @@ def evaluate(
         test: real labelled images, or None.
         dataset: the dataset the student was trained on; only its held-out shards are read, with their stored logits.
         cell: which student this is.
-        batch: images per forward pass.
+        params: images per forward pass, and how belief match is measured.
         compute: the device to use.
+        rng: chooses the images of belief match.
 
     Raises:
         DataError: nothing to measure on, or the data does not fit the student.
         TrainingError: the student's logits are not finite.
+        ParamsError: the steps of belief match are too large.
     """
+    batch = params.batch
     student_net, teacher_net = compute.place(student), None if teacher is None else compute.place(teacher)
     classes, device = len(student.info.classes), compute.torch_device()
     on_test, on_holdout = _Tally(classes), _Tally(classes)
@@ -77,7 +92,10 @@ def evaluate(
         raise DataError(
             f"{cell.name}: nothing to evaluate on: no real test data (`data`) and no held-out images (`shards.holdout`)"
         )
-    return _metrics(student, cell, on_test, on_holdout)
+    beliefs = None
+    if params.belief is not None and test is not None and teacher is not None:
+        beliefs = match_beliefs(student, teacher, test.images, params.belief, rng, compute)
+    return Evaluation(_metrics(student, cell, on_test, on_holdout, _belief(beliefs, params.belief)), beliefs)
 
 
 class _Tally:
@@ -137,7 +155,13 @@ class _Tally:
         return dict(zip(class_labels(classes), shares, strict=True))
 
 
-def _metrics(student: "Student", cell: Cell, on_test: _Tally, on_holdout: _Tally) -> Metrics:
+def _belief(found: BeliefMatch | None, params: BeliefParams | None) -> Belief | None:
+    if found is None or params is None:
+        return None
+    return Belief(mte=found.mte, images=found.images, **params.model_dump(include={"steps", "step_size", "stepped"}))
+
+
+def _metrics(student: "Student", cell: Cell, on_test: _Tally, on_holdout: _Tally, belief: Belief | None) -> Metrics:
     info = student.info
     main = on_test if on_test.agreement is not None else on_holdout
     on = "test" if main is on_test else "holdout"
@@ -157,6 +181,7 @@ def _metrics(student: "Student", cell: Cell, on_test: _Tally, on_holdout: _Tally
         holdout_agreement=on_holdout.agreement,
         holdout_kl=on_holdout.kl,
         teacher_accuracy=None if on_test.agreement is None else on_test.share(on_test.teacher_hits),
+        belief=belief,
         parameters=sum(weights.numel() for weights in student.parameters()),
         note=note,
     )

@@ -10,7 +10,7 @@ from pipeline.core.errors import DataError, ParamsError
 from pipeline.core.files import canonical_json, write_atomic
 from pipeline.core.params import Block, build
 
-__all__ = ["Cell", "Metrics", "cell_name", "class_labels", "read_metrics", "write_metrics"]
+__all__ = ["Belief", "Cell", "Metrics", "cell_name", "class_labels", "read_metrics", "write_metrics"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -42,6 +42,16 @@ class Cell(Block):
         return cell_name(self.method, self.student, self.seed)
 
 
+class Belief(Block):
+    """How alike student and teacher change their minds between classes; see pipeline/belief.py."""
+
+    mte: Share  # mean transition error; compare only where the settings below are equal
+    images: int  # real test images that were walked from; on all of them both name the same class
+    steps: int  # K
+    step_size: float  # xi, in normalised units
+    stepped: Literal["student", "teacher"]  # whose gradient was followed
+
+
 class Metrics(Block):
     """The measurements of one cell. Shares are in 0..1; the last epoch is measured, never the best one."""
 
@@ -63,6 +73,7 @@ class Metrics(Block):
     holdout_agreement: Share | None  # the same two on the dataset's held-out synthetic images
     holdout_kl: float | None
     teacher_accuracy: Share | None
+    belief: Belief | None  # on real test data; None without any, without the teacher, or where it was not asked for
     parameters: int  # of the student
     note: str | None  # what could not be measured, and why
 

@@ -1,10 +1,12 @@
 """Stage `evaluate`: one student's accuracy on real test data, if there is any, and its agreement with the teacher."""
 
 from pipeline import datasets
+from pipeline.belief import write_beliefs
 from pipeline.core.errors import run_or_exit
 from pipeline.core.params import build
+from pipeline.core.rng import generator
 from pipeline.distill import Student
-from pipeline.evaluate import EvaluateParams, evaluate
+from pipeline.evaluate import EvaluateParams, Evaluation, evaluate
 from pipeline.metrics import Cell, cell_name, write_metrics
 from pipeline.shards.reader import Dataset
 from pipeline.teacher.model import Teacher
@@ -15,7 +17,7 @@ __all__ = ["main", "measure"]
 
 
 def measure(settings: Settings, row: str, student: str, seed: int) -> None:
-    """Measure one student and write `data/metrics/<cell>.json`.
+    """Measure one student and write `data/metrics/<cell>.json` and `data/belief/<cell>.csv`.
 
     Args:
         settings: the parameters.
@@ -30,16 +32,23 @@ def measure(settings: Settings, row: str, student: str, seed: int) -> None:
     params = build(EvaluateParams, settings.slice("evaluate"), "evaluate")
     dataset = Dataset.open(DATA / "synthetic" / lesson_of(row).dataset)
     free = dataset.manifest.data_free
-    metrics = evaluate(
+    found = evaluate(
         Student.load(DATA / "students" / name, settings.trust),
         Teacher.load(DATA / "teacher", settings.trust),
         datasets.load(datasets.parse(settings.slice("data")), "test"),
         dataset,
         Cell(method=row, student=student, seed=seed, data_free=free, reference=not free),
-        params.batch,
+        params,
         settings.compute,
+        generator(settings.seed, "evaluate/belief"),  # the run's seed, so that students share images
     )
-    write_metrics(metrics, DATA / "metrics" / f"{name}.json")
+    _write(found, name)
+
+
+def _write(found: Evaluation, name: str) -> None:
+    """Both files of one cell; DVC expects the curves also where none were measured."""
+    write_metrics(found.metrics, DATA / "metrics" / f"{name}.json")
+    write_beliefs(found.beliefs, DATA / "belief" / f"{name}.csv")
 
 
 def main() -> None:

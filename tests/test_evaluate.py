@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.belief import BeliefParams, match_beliefs
 from pipeline.core.device import Compute
 from pipeline.core.errors import DataError, TrainingError
 from pipeline.datasets import Labelled
-from pipeline.evaluate import evaluate
-from pipeline.metrics import Cell, class_labels, read_metrics, write_metrics
+from pipeline.evaluate import EvaluateParams, Evaluation, evaluate
+from pipeline.metrics import Belief, Cell, Metrics, class_labels, read_metrics, write_metrics
 
 CPU = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
+BELIEF = BeliefParams(images=6, steps=3, step_size=0.25, stepped="teacher", batch=4)
 CELL = Cell(method="zskd", student="small", seed=3, data_free=True, reference=False)
 
 
@@ -74,10 +76,21 @@ def kl(teacher: np.ndarray, student: np.ndarray) -> float:
     return float(np.mean(np.sum(p * np.log(p / q), axis=1)))
 
 
+def evaluated(student, teacher, test, data, batch: int, belief: BeliefParams | None) -> Evaluation:
+    params = EvaluateParams(batch=batch, belief=belief)
+    return evaluate(student, teacher, test, data, CELL, params, CPU, torch.Generator().manual_seed(5))
+
+
+def measure(student, teacher, test, data, batch: int) -> Metrics:
+    found = evaluated(student, teacher, test, data, batch, None)
+    assert found.beliefs is found.metrics.belief is None
+    return found.metrics
+
+
 @pytest.mark.parametrize("batch", [1, 7, 1000])
 def test_every_metric_equals_its_numpy_derivation_for_any_batch_size(batch):
     student, teacher, test = Net(23, 1), frozen(23, 2), labelled(100, 23)
-    found = evaluate(student, teacher, test, None, CELL, batch, CPU)
+    found = measure(student, teacher, test, None, batch)
     mine, theirs, labels = logits_of(student, test.images), logits_of(teacher, test.images), test.labels.numpy()
     assert found.accuracy == np.mean(mine.argmax(1) == labels)
     ranks = (mine > mine[np.arange(100), labels][:, None]).sum(1)
@@ -94,33 +107,33 @@ def test_every_metric_equals_its_numpy_derivation_for_any_batch_size(batch):
 def test_kl_runs_from_the_teacher_to_the_student_and_not_back():
     student, teacher, test = Net(4, 1), frozen(4, 2), labelled(50, 4)
     mine, theirs = logits_of(student, test.images), logits_of(teacher, test.images)
-    found = evaluate(student, teacher, test, None, CELL, 16, CPU)
+    found = measure(student, teacher, test, None, 16)
     assert abs(kl(theirs, mine) - kl(mine, theirs)) > 0.1
     assert found.kl_to_teacher == pytest.approx(kl(theirs, mine), rel=1e-5)
 
 
 def test_a_student_equal_to_its_teacher_agrees_everywhere_at_no_divergence():
-    found = evaluate(Net(5, 1), frozen(5, 1), labelled(40, 5), None, CELL, 16, CPU)
+    found = measure(Net(5, 1), frozen(5, 1), labelled(40, 5), None, 16)
     assert found.agreement == 1
     assert found.kl_to_teacher == pytest.approx(0, abs=1e-9)
 
 
 def test_top5_is_left_out_below_twenty_classes():
-    assert evaluate(Net(19, 1), None, labelled(20, 19), None, CELL, 16, CPU).top5 is None
-    assert evaluate(Net(20, 1), None, labelled(20, 20), None, CELL, 16, CPU).top5 is not None
+    assert measure(Net(19, 1), None, labelled(20, 19), None, 16).top5 is None
+    assert measure(Net(20, 1), None, labelled(20, 20), None, 16).top5 is not None
 
 
 def test_a_class_without_test_images_has_no_accuracy():
     test = labelled(30, 4)
     test = Labelled(test.images, test.labels.clamp(max=2), test.classes)
-    assert evaluate(Net(4, 1), None, test, None, CELL, 16, CPU).per_class["class 3"] is None
+    assert measure(Net(4, 1), None, test, None, 16).per_class["class 3"] is None
 
 
 def test_without_real_data_held_out_images_are_measured_and_no_accuracy_is_claimed():
     student, teacher = Net(4, 1), frozen(4, 2)
     sets = [labelled(count, 4, seed=count).images for count in (11, 6)]
     stored = [torch.tensor(logits_of(teacher, images), dtype=torch.float32) for images in sets]
-    found = evaluate(student, None, None, dataset(*zip(sets, stored, strict=True)), CELL, 4, CPU)
+    found = measure(student, None, None, dataset(*zip(sets, stored, strict=True)), 4)
     mine = np.concatenate([logits_of(student, images) for images in sets])
     theirs = np.concatenate([logits.numpy() for logits in stored]).astype(np.float64)
     assert found.accuracy is found.top5 is found.per_class is found.teacher_accuracy is None
@@ -134,7 +147,7 @@ def test_with_real_data_both_agreements_are_kept_apart():
     student, teacher, test = Net(4, 1), frozen(4, 2), labelled(60, 4)
     images = labelled(40, 4, seed=9).images
     stored = torch.tensor(logits_of(teacher, images), dtype=torch.float32)
-    found = evaluate(student, teacher, test, dataset((images, stored)), CELL, 16, CPU)
+    found = measure(student, teacher, test, dataset((images, stored)), 16)
     on_test = np.mean(logits_of(student, test.images).argmax(1) == logits_of(teacher, test.images).argmax(1))
     assert (found.agreement, found.agreement_on, found.samples) == (on_test, "test", 60)
     assert found.holdout_agreement == np.mean(logits_of(student, images).argmax(1) == stored.numpy().argmax(1))
@@ -143,7 +156,7 @@ def test_with_real_data_both_agreements_are_kept_apart():
 def test_test_data_without_a_teacher_gives_accuracy_and_says_where_agreement_is_from():
     images = labelled(8, 4).images
     held_out = dataset((images, torch.randn(8, 4)))
-    found = evaluate(Net(4, 1), None, labelled(30, 4), held_out, CELL, 16, CPU)
+    found = measure(Net(4, 1), None, labelled(30, 4), held_out, 16)
     assert found.accuracy is not None
     assert found.agreement_on == "holdout"
     assert "no teacher was given" in found.note
@@ -153,14 +166,45 @@ def test_half_precision_images_are_taken_as_they_are():
     student = Net(4, 1)
     images = torch.rand(6, 1, 3, 3).half()
     logits = torch.tensor(logits_of(student, images.float() * 255), dtype=torch.float32)
-    assert evaluate(student, None, None, dataset((images, logits)), CELL, 4, CPU).agreement == 1
+    assert measure(student, None, None, dataset((images, logits)), 4).agreement == 1
+
+
+class Roaming(Net):
+    """Takes pixels of any value: the images of belief match leave [0, 1]."""
+
+    def __init__(self, classes: int, seed: int) -> None:
+        super().__init__(classes, seed)
+        self.info.std = (0.5,)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(images.flatten(1))
+
+
+def test_belief_match_is_measured_on_the_test_data_and_named_with_its_settings():
+    student, teacher, test = Roaming(4, 1), Roaming(4, 2).eval(), labelled(60, 4)
+    found = evaluated(student, teacher, test, None, 16, BELIEF)
+    expected = match_beliefs(student, teacher, test.images, BELIEF, torch.Generator().manual_seed(5), CPU)
+    assert expected.mte > 0.01
+    assert found.metrics.belief == Belief(mte=expected.mte, images=6, steps=3, step_size=0.25, stepped="teacher")
+    assert torch.equal(found.beliefs.student, expected.student)
+    assert found.metrics.model_copy(update={"belief": None}) == measure(student, teacher, test, None, 16)
+
+
+def test_there_is_no_belief_match_without_real_data_or_a_teacher_or_where_the_two_never_agree():
+    student, teacher, test = Roaming(4, 1), Roaming(4, 2).eval(), labelled(60, 4)
+    opposite = Roaming(4, 1).eval()
+    opposite.linear.weight.data.neg_(), opposite.linear.bias.data.neg_()
+    held_out = dataset((test.images, torch.randn(60, 4)))
+    for others in ((teacher, None, held_out), (None, test, None), (opposite, test, None)):
+        found = evaluated(student, *others, 16, BELIEF)
+        assert found.beliefs is found.metrics.belief is None
 
 
 def test_batches_are_bounded_and_the_students_mode_is_restored():
     student = Net(4, 1)
     student.train()
     student.linear.eval()
-    evaluate(student, None, labelled(10, 4), None, CELL, 4, CPU)
+    measure(student, None, labelled(10, 4), None, 4)
     assert student.batches == [4, 4, 2]
     assert not any(student.modes)
     assert (student.training, student.linear.training, student.dropout.training) == (True, False, True)
@@ -171,21 +215,21 @@ def test_the_mode_is_restored_after_an_error_too():
     with torch.no_grad():
         student.linear.bias[0] = float("nan")
     with pytest.raises(TrainingError, match=r"not finite.*learning_rate"):
-        evaluate(student, None, labelled(10, 4), None, CELL, 4, CPU)
+        measure(student, None, labelled(10, 4), None, 4)
     assert student.dropout.training
 
 
 def test_nothing_to_measure_on_is_an_error():
     with pytest.raises(DataError, match="zskd-small-3: nothing to evaluate on"):
-        evaluate(Net(4, 1), None, None, dataset(), CELL, 4, CPU)
+        measure(Net(4, 1), None, None, dataset(), 4)
 
 
 def test_images_or_classes_that_do_not_fit_are_errors():
     with pytest.raises(DataError, match="5 classes, the student knows 4"):
-        evaluate(Net(4, 1), None, labelled(10, 5), None, CELL, 4, CPU)
+        measure(Net(4, 1), None, labelled(10, 5), None, 4)
     wide = Labelled(torch.zeros(2, 1, 3, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), ("a", "b", "c", "d"))
     with pytest.raises(DataError, match=r"shape \(1, 3, 4\)"):
-        evaluate(Net(4, 1), None, wide, None, CELL, 4, CPU)
+        measure(Net(4, 1), None, wide, None, 4)
 
 
 def test_classes_of_the_same_name_stay_apart():
@@ -194,7 +238,7 @@ def test_classes_of_the_same_name_stay_apart():
 
 
 def test_metrics_survive_the_disk_and_name_the_file_when_they_do_not(tmp_path):
-    found = evaluate(Net(4, 1), frozen(4, 2), labelled(30, 4), None, CELL, 16, CPU)
+    found = measure(Net(4, 1), frozen(4, 2), labelled(30, 4), None, 16)
     path = tmp_path / "metrics" / f"{CELL.name}.json"
     write_metrics(found, path)
     assert read_metrics(path) == found

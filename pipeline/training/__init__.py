@@ -4,7 +4,7 @@ from pipeline.training.loop import Objective, Row, View, fit
 from pipeline.training.optimiser import Optimiser
 from pipeline.training.pool import Feed, Pool, Rows, order, pick, to_unit
 from pipeline.training.recipe import Recipe, Updates, learning_rate, rate
-from pipeline.training.state import mode, seeded
+from pipeline.training.state import frozen, mode, seeded
 
 __all__ = [
     "Feed",
@@ -17,6 +17,7 @@ __all__ = [
     "Updates",
     "View",
     "fit",
+    "frozen",
     "learning_rate",
     "mode",
     "order",

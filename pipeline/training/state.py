@@ -1,4 +1,4 @@
-"""What a training changes beside its weights, put back as it was found: module modes and torch's global generators."""
+"""What is changed beside weights, put back as it was found: module modes, gradients, torch's global generators."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.core.rng import generator
 
-__all__ = ["mode", "seeded"]
+__all__ = ["frozen", "mode", "seeded"]
 
 
 @contextmanager
@@ -21,6 +21,19 @@ def mode(net: nn.Module, *, training: bool) -> Generator[None]:
     finally:
         for module, was in before:
             module.training = was
+
+
+@contextmanager
+def frozen(net: nn.Module) -> Generator[None]:
+    """Evaluation mode, and no parameter requires a gradient; each is put back as it was afterwards."""
+    before = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
+    with mode(net, training=False):
+        net.requires_grad_(requires_grad=False)
+        try:
+            yield
+        finally:
+            for parameter, was in before:
+                parameter.requires_grad_(was)
 
 
 @contextmanager

@@ -78,6 +78,7 @@ class Run:
             holdout_agreement=0.5,
             holdout_kl=0.5,
             teacher_accuracy=0.975 if self.accuracy else None,
+            belief=None,
             parameters=1234,
             note=None if self.accuracy else "No accuracy can be given: there is no real labelled data.",
         )

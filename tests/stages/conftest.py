@@ -37,6 +37,7 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
     for block in (params["teacher"]["recipe"], params["distill"]):
         block.update(short)
     params["shards"] |= {"size": 20, "holdout": 20}
+    params["evaluate"]["belief"] |= {"images": 2, "steps": 2}
     for method in params["methods"].values():
         method["count"] = 20
         if "steps" in method:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.training import mode, seeded
+from pipeline.training import frozen, mode, seeded
 
 
 def test_each_module_finds_its_own_mode_again_also_after_an_error():
@@ -15,6 +15,24 @@ def test_each_module_finds_its_own_mode_again_also_after_an_error():
     with pytest.raises(ZeroDivisionError), mode(net, training=False):
         _ = 1 // 0
     assert [module.training for module in net.modules()] == before
+
+
+def test_a_frozen_net_evaluates_without_gradients_and_finds_its_own_state_again_also_after_an_error():
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(), nn.Linear(2, 2))
+    net[0].eval()
+    net[2].bias.requires_grad_(False)
+
+    def state() -> list[bool]:
+        return [*(module.training for module in net.modules()), *(value.requires_grad for value in net.parameters())]
+
+    before = state()
+    assert True in before
+    with frozen(net), frozen(net):
+        assert not any(state())
+    assert state() == before
+    with pytest.raises(ZeroDivisionError), frozen(net):
+        _ = 1 // 0
+    assert state() == before
 
 
 def test_global_generators_are_lent_a_seed_and_get_their_state_back():

@@ -30,10 +30,10 @@ __all__ = ["Frame", "Motion", "agreement", "fit", "main", "pictures", "play", "s
 Motion = Literal["wander", "stay", "anew"]
 
 _CLASSES, _PER_CLASS = 3, 150
-_TURNS, _REACH, _NOISE = 0.9, 1.25, 0.04  # of a spiral's arm; the last two in units of the plane
+_TURNS, _REACH, _NOISE = 0.9, 1.2, 0.04  # of a spiral's arm; the last two in units of the plane
 _TEACHER_WIDTH, _TEACHER_STEPS, _TEACHER_RATE, _TEACHER_DECAY = 64, 800, 0.01, 1e-3
 _STUDENT_WIDTH = 32
-_POINTS, _OUTSIDE = 120, (1.35, 1.45)  # pseudo points, and how far from the middle they start
+_POINTS, _OUTSIDE = 120, (1.38, 1.46)  # pseudo points, and how far from the middle they start
 _ROUNDS, _STUDENT_STEPS = 300, 10  # a round is one step of the points, then ten of the student, as in the paper
 _POINT_RATE, _STUDENT_RATE = 0.05, 0.005  # of Adam
 _SEEDS = 5

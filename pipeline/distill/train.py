@@ -1,13 +1,8 @@
 """One student from one dataset."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
-from pipeline import nets, transfer
+from pipeline import nets
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.errors import TrainingError
@@ -15,13 +10,14 @@ from pipeline.core.files import canonical_json, sha256_bytes
 from pipeline.core.rng import generator
 from pipeline.distill.feed import feed_of
 from pipeline.distill.holdout import holdout_of
+from pipeline.distill.objective import Pupil, live_labels, objective_of
 from pipeline.distill.params import DistillParams
 from pipeline.distill.student import Student, StudentInfo, info_of
 from pipeline.shards.reader import Dataset
 from pipeline.teacher.model import Teacher
-from pipeline.training import Objective, Row, View, fit
+from pipeline.training import Feed, Row, fit
 
-__all__ = ["train"]
+__all__ = ["learn", "teacher_of", "train"]
 
 
 def train(
@@ -42,7 +38,7 @@ def train(
     Args:
         dataset: the shards; every one is verified before its first sample is used.
         arch: as in `nets.build`.
-        params: the recipe and the labels.
+        params: the recipe, the labels and the terms beside the loss on logits.
         seed: of initial weights, order, views and mixing.
         compute: where, in which precision. Under bfloat16, live labels are computed in bfloat16 too.
         work: an existing folder for the checkpoint; the caller keeps different code apart, and removes it when the
@@ -52,37 +48,72 @@ def train(
 
     Returns:
         The student, on the CPU in evaluation mode, and one row per epoch: epoch, loss, agreement (with the labels'
-        argmax, on the batches trained on), learning_rate, and holdout_kl and holdout_agreement where the dataset has a
-        holdout split.
+        argmax, on the batches trained on), each term of the loss where there are several, learning_rate, and
+        holdout_kl and holdout_agreement where the dataset has a holdout split.
 
     Raises:
         TrainingError: live labels without the dataset's own teacher, or a loss that is not finite.
         ShardError: a shard is damaged.
-        ParamsError: the architecture does not exist, or does not fit the images.
+        ParamsError: the architecture does not exist, or does not fit the images; or a term's blocks do not.
+        TeacherError: a term names a block that student or teacher does not have.
         WorkError: the checkpoint cannot be read or written.
     """
-    labeller = _labeller(dataset, params, compute, teacher)
+    taught = teacher_of(dataset, params, teacher)
     card, info = dataset.manifest.teacher, info_of(dataset, arch, params.labels, seed)
     rng = generator(seed, "student/weights")
     student = Student(nets.build(arch, len(card.classes), card.channels, card.size, trust=trust, rng=rng), info)
-    history = fit(
-        student,
-        feed_of(dataset, params.labels, params.memory_mb, compute.torch_device()),
-        _objective(params, len(card.classes), labeller),
-        params,
-        compute,
-        seed,
-        Checkpoint(work / f"student-{_key(info, params, compute)}.safetensors"),
-        holdout_of(dataset, params.memory_mb, compute),
-        what=f"training {arch} on {info.method}",
-    )
+    feed = feed_of(dataset, params.labels, params.memory_mb, compute.torch_device())
+    return learn(student, feed, dataset, params, compute, work, taught)
+
+
+def learn(
+    student: Student,
+    feed: Feed,
+    dataset: Dataset,
+    params: DistillParams,
+    compute: Compute,
+    work: Path,
+    teacher: Teacher | None,
+) -> tuple[Student, list[Row]]:
+    """Train a student in place, from the weights it has; arguments and errors as in `train`.
+
+    Args:
+        student: with the card it will be saved with.
+        feed: batches of images whose rows hold what the labels need.
+        dataset: gives the holdout split.
+        params: the recipe, the labels and the terms.
+        compute: where, in which precision.
+        work: for the checkpoint.
+        teacher: as `teacher_of` gives it.
+    """
+    # The pupil's connectors want both networks where they are made: before the student goes to the device.
+    pupil = Pupil(student, teacher, params)
+    net = student if pupil.terms is None else pupil
+    live = None
+    if teacher is not None:
+        placed = compute.compiled(compute.place(teacher), calls=params.steps, flops=0)
+        live = live_labels(placed, looks_inside=params.looks_inside)
+    with pupil.watching():
+        history = fit(
+            net,
+            feed,
+            objective_of(pupil, compute.compiled(net, calls=params.steps, flops=0), params, live),
+            params,
+            compute,
+            student.info.seed,
+            Checkpoint(work / f"student-{_key(student.info, params, compute)}.safetensors"),
+            holdout_of(dataset, params.memory_mb, compute),
+            what=f"training {student.info.arch} on {dataset.manifest.method}",
+        )
     return student.eval().cpu(), history
 
 
-def _labeller(
-    dataset: Dataset, params: DistillParams, compute: Compute, teacher: Teacher | None
-) -> Callable[[Tensor], Tensor] | None:
-    """The teacher where labels are live, placed and compiled as the student is."""
+def teacher_of(dataset: Dataset, params: DistillParams, teacher: Teacher | None) -> Teacher | None:
+    """The teacher where labels are live, None where they are not.
+
+    Raises:
+        TrainingError: it is needed and not there, or is not the one that labelled the dataset.
+    """
     if params.labels != "live":
         return None
     card = dataset.manifest.teacher
@@ -96,29 +127,7 @@ def _labeller(
             f"labels: live: this teacher's sha256 is {teacher.info.sha256}, {dataset.folder} was labelled by "
             f"{card.sha256}; use that one, make the dataset anew with this one, or train with labels: stored"
         )
-    placed = compute.place(teacher)
-    return compute.compiled(placed, calls=params.steps, flops=0)
-
-
-def _objective(params: DistillParams, classes: int, teacher: Callable[[Tensor], Tensor] | None) -> Objective:
-    def stored(logits: Tensor, view: View) -> dict[str, Tensor]:
-        return transfer.distillation(logits, view.mixed(view.rows["logits"]), params.temperature)
-
-    def live(logits: Tensor, view: View) -> dict[str, Tensor]:
-        assert teacher is not None
-        with torch.inference_mode():
-            label = teacher(view.images)
-        # A copy made out here is an ordinary tensor, which the loss may keep for its gradient.
-        return transfer.distillation(logits, label.clone(), params.temperature)
-
-    def target(logits: Tensor, view: View) -> dict[str, Tensor]:
-        label = view.mixed(functional.one_hot(view.rows["cls"], classes).float())
-        return {
-            "loss": transfer.cross_entropy(logits, label),
-            "agreement": transfer.agreement(logits, label),
-        }
-
-    return {"stored": stored, "live": live, "target": target}[params.labels]
+    return teacher
 
 
 def _key(info: StudentInfo, params: DistillParams, compute: Compute) -> str:

@@ -11,8 +11,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from pipeline import nets
 from pipeline.core.device import Compute
 from pipeline.core.params import build
+from pipeline.core.rng import generator
 from pipeline.distill import DistillParams
 from pipeline.methods import Attachment
 from pipeline.shards.encode import encode_shard
@@ -29,6 +31,7 @@ from pipeline.shards.schema import (
     manifest_bytes,
     shard_name,
 )
+from pipeline.teacher.model import Teacher, TeacherInfo
 
 TEACHER = "ab" * 32
 VIEWS = {
@@ -36,7 +39,8 @@ VIEWS = {
     "fill": "zeros",
 }  # fmt: skip
 BLOCK: dict[str, Any] = {
-    "labels": "stored", "temperature": 4.0, "memory_mb": 64, "batch": 16, "epochs": 3, "steps_per_epoch": 4,
+    "labels": "stored", "loss": "kl", "temperature": 4.0, "attention": None, "activation_boundary": None,
+    "interpolation": None, "memory_mb": 64, "batch": 16, "epochs": 3, "steps_per_epoch": 4,
     "optimiser": "adam", "learning_rate": 0.002, "momentum": 0.9, "weight_decay": 0.0, "schedule": "cosine",
     "milestones": [], "decay": 0.1, "warmup_epochs": 0.0, "clip_norm": None, "mixup": 0.0, "augment": VIEWS,
 }  # fmt: skip
@@ -145,3 +149,10 @@ def cpu() -> Compute:
 def write() -> Callable[..., Dataset]:
     """`write_dataset`."""
     return write_dataset
+
+
+@pytest.fixture
+def teacher(small_set: Dataset) -> Teacher:
+    """A network that knows nothing, with the name of the one that labelled the small set."""
+    info = TeacherInfo(**small_set.manifest.teacher.model_dump(), batch_norm=False, accuracy=None, source="a test")
+    return Teacher(nets.build("lenet5_half", 10, 1, 16, rng=generator(9, "teacher")), info)

@@ -20,7 +20,6 @@ _PSEUDO = (208, 24, 104)
 _LINE = 2.0  # pixels
 _FINE = 4  # dots are drawn this many times too large, then averaged
 _FONT = 19  # pixels
-_GIF_COLOURS = 32
 _GAP, _MARGIN, _HEAD, _FOOT = 16, 14, 30, 36  # pixels
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -92,16 +91,29 @@ def strip(panels: Sequence[Panel]) -> bytes:
 def animation(panels: Sequence[Panel], milliseconds: int) -> bytes:
     """A GIF that runs for ever; its first and last picture stay for longer."""
     frames = [_padded(_labelled(panel)) for panel in panels]
-    together = Image.new("RGB", (frames[0].width, frames[0].height * 2))
-    together.paste(frames[0], (0, 0))
-    together.paste(frames[-1], (0, frames[0].height))
-    palette = together.quantize(_GIF_COLOURS)
+    palette = _palette()
     reduced = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [milliseconds] * len(frames)
     durations[0], durations[-1] = 10 * milliseconds, 25 * milliseconds
     buffer = io.BytesIO()
     reduced[0].save(buffer, "GIF", save_all=True, append_images=reduced[1:], duration=durations, loop=0, optimize=True)
     return buffer.getvalue()
+
+
+def _palette() -> Image.Image:
+    """The flat colours as they are, and their blends at the edges of lines, letters and dots."""
+    flat = (_PAPER, *_PALE)
+    pairs = [(ground, sign) for sign in (_INK, _PSEUDO) for ground in flat]
+    pairs += [(_PAPER, _GREY), *zip(_PALE, _PALE[1:] + _PALE[:1], strict=True)]
+    blends = [
+        tuple(round(a + share * (b - a)) for a, b in zip(ground, sign, strict=True))
+        for ground, sign in pairs
+        for share in (0.25, 0.5, 0.75)
+    ]
+    colours = (*flat, _INK, _PSEUDO, _GREY, _FRAME, *blends)
+    image = Image.new("P", (1, 1))
+    image.putpalette([level for colour in colours for level in colour])
+    return image
 
 
 def _distances(net: nn.Module, side: int) -> Floats:

@@ -107,6 +107,7 @@ def test_equal_seeds_give_equal_bytes_and_pictures_of_the_promised_size():
     assert film.n_frames > 10
     assert film.size == (348, 364)
     assert film.info["loop"] == 0
+    assert film.convert("RGB").getpixel((0, 0)) == sheet.getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_the_grid_begins_at_the_top_left_and_lies_in_the_middle_of_the_pixels():

@@ -46,7 +46,7 @@ class Checkpoint:
             with safe_open(str(self.path), framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
                 tree = json.loads(cast(dict[str, str], file.metadata())["tree"])
                 return _unflatten(tree, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 # pyright: ignore
-        except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, OSError) as error:
             cure = "delete it to start this training anew"
             raise WorkError(f"{self.path}: damaged checkpoint ({error}); {cure}") from error
 

@@ -5,16 +5,22 @@ ZSKT and DFAD: linear layer, BatchNorm, twice (double the size, 3x3 convolution,
 convolution, optionally tanh, and a last BatchNorm which brings the images to the scale of normalised data.
 """
 
+import json
+from pathlib import Path
+from typing import Literal
+
 import torch
 from pydantic import PositiveFloat, PositiveInt
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.core.errors import ParamsError
-from pipeline.core.params import Block
+from pipeline.core.errors import ParamsError, ShardError
+from pipeline.core.params import Block, build
 from pipeline.nets.common import drawing_from
 
-__all__ = ["Generator", "GeneratorParams", "UpConv2d", "build_generator"]
+__all__ = ["Generator", "GeneratorCard", "GeneratorParams", "UpConv2d", "build_generator", "load_generator"]
 
 _SLOPE = 0.2  # of LeakyReLU, in all three
 _SHRINK = 4  # the first maps' side is a quarter of the image's
@@ -28,6 +34,16 @@ class GeneratorParams(Block):
     epsilon: PositiveFloat  # of the two inner BatchNorm layers; 0.8 in DAFL's released code
     tanh: bool  # before the last BatchNorm; DAFL and DFAD: true, ZSKT: false
     affine: bool  # whether the last BatchNorm learns a scale and a shift; DAFL and DFAD: false, ZSKT: true
+
+
+class GeneratorCard(Block):
+    """What a generator's file says beside the weights, under "generator" in its metadata."""
+
+    generator: GeneratorParams
+    mean: tuple[float, ...]  # the teacher's, per channel, in [0, 1] units
+    std: tuple[PositiveFloat, ...]
+    size: PositiveInt  # the images' side in pixels
+    statistics: Literal["train", "eval"]  # of BatchNorm when the dataset was drawn: the batch's, running
 
 
 class UpConv2d(nn.Conv2d):
@@ -87,6 +103,14 @@ class Generator(nn.Module):
         images = self.bn3(torch.tanh(maps) if self.params.tanh else maps)
         return images.float() * self.std + self.mean
 
+    @torch.no_grad()
+    def sample(self, count: int, rng: torch.Generator) -> Tensor:
+        """[count, C, H, W] images, clamped to [0, 1].
+
+        In training mode an image depends on the others of its batch; sample as many at once as in training.
+        """
+        return self(torch.randn(count, self.params.noise, generator=rng).to(self.mean.device)).clamp(0, 1)
+
 
 def build_generator(
     params: GeneratorParams, mean: tuple[float, ...], std: tuple[float, ...], size: int, rng: torch.Generator
@@ -94,3 +118,46 @@ def build_generator(
     """A generator with torch's usual initial weights (as in the released codes), drawn from `rng`, on the CPU."""
     with drawing_from(rng):
         return Generator(params, mean, std, size)
+
+
+def load_generator(path: Path) -> Generator:
+    """A generator that was left beside a dataset, on the CPU, in the mode in which the dataset was drawn from it.
+
+    Args:
+        path: a `generator-*.safetensors` of a dataset's folder; it may be damaged or hostile.
+
+    Raises:
+        ShardError: not such a file, or one whose weights are not those of the generator that it describes.
+    """
+    cure = "fetch or make the dataset again"
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+        weights, card = load(content), _card(content)
+        with torch.device("meta"):  # shapes alone: what a card claims may be larger than any memory
+            expected = _generator(card).state_dict()
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, ParamsError) as error:
+        raise ShardError(f"{path}: not a generator's file ({' '.join(str(error).split())[:300]}); {cure}") from error
+    if _kinds(weights) != _kinds(expected):
+        raise ShardError(f"{path}: weights of another generator than its metadata describes; {cure}")
+    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
+        raise ShardError(f"{path}: weights that are not finite; {cure}")
+    with drawing_from(None):
+        net = _generator(card)
+    net.load_state_dict(weights)
+    return net.train(card.statistics == "train")
+
+
+def _generator(card: GeneratorCard) -> Generator:
+    if len(card.mean) != len(card.std):
+        raise ParamsError(f"generator: {len(card.mean)} means, {len(card.std)} standard deviations")
+    return Generator(card.generator, card.mean, card.std, card.size)
+
+
+def _card(content: bytes) -> GeneratorCard:
+    """Of a file that the library has read."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return build(GeneratorCard, json.loads(header["__metadata__"]["generator"]), "generator")
+
+
+def _kinds(weights: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (value.shape, value.dtype) for name, value in weights.items()}

@@ -1,14 +1,14 @@
 """Whether a generator in training is well: numbers of each epoch, and when to give up."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.core.errors import MethodError
 
-__all__ = ["Epoch", "Tally", "require_health", "summary"]
+__all__ = ["Epoch", "Tally", "require_finite", "require_health", "summary"]
 
 Epoch = dict[str, float]
 
@@ -88,6 +88,25 @@ def require_health(history: Sequence[Epoch], method: str, classes: int) -> None:
             f"{where}: the generator collapsed: the teacher sees one class in all its images for {_PATIENCE} epochs; "
             "lower its learning rate, use larger batches, or try another seed"
         )
+
+
+def require_finite(nets: Mapping[str, nn.Module], method: str, epoch: int) -> None:
+    """Stop a training whose last step broke a network, which no loss has seen yet.
+
+    Args:
+        nets: everything that learns, by name.
+        method: its name, for the message.
+        epoch: epochs done.
+
+    Raises:
+        MethodError: a weight or a running statistic is not finite.
+    """
+    for name, net in nets.items():
+        if not bool(torch.stack([torch.isfinite(value).all() for value in net.state_dict().values()]).all()):
+            raise MethodError(
+                f"methods.{method}: epoch {epoch}: weights of the {name} are not finite; lower its learning rate or "
+                "clip its gradients"
+            )
 
 
 def summary(epoch: Epoch, classes: int) -> str:

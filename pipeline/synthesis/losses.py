@@ -83,5 +83,6 @@ def information_entropy(logits: Tensor) -> Tensor:
     Args:
         logits: [N, K].
     """
-    belief = logits.float().softmax(1).mean(0)
-    return -torch.special.entr(belief).sum() / math.log(10)
+    # In logarithms: the gradient of p log p through a belief that underflowed to 0 is not a number.
+    log_belief = logits.float().log_softmax(1).logsumexp(0) - math.log(len(logits))
+    return (log_belief.exp() * log_belief).sum() / math.log(10)

@@ -11,7 +11,7 @@ from pipeline.core.device import Compute
 from pipeline.core.files import canonical_json
 from pipeline.core.images import from_uint8, to_uint8
 from pipeline.core.table import csv_bytes
-from pipeline.nets.generators import Generator
+from pipeline.nets.generators import Generator, GeneratorCard
 from pipeline.synthesis.batch import Attachment, Batch
 from pipeline.synthesis.health import Epoch
 from pipeline.synthesis.labels import balanced, one_hot
@@ -73,13 +73,16 @@ class Snapshots:
     def attachments(self) -> list[Attachment]:
         """The generators, the proxy if there is one, the history."""
         info, params = self._teacher.info, self._net.params.model_dump(mode="json")
-        card = {"generator": params, "mean": info.mean, "std": info.std, "size": info.size}
+        statistics = "train" if self._net.training else "eval"
+        card = GeneratorCard(
+            generator=self._net.params, mean=info.mean, std=info.std, size=info.size, statistics=statistics
+        )
         found = [
             Attachment(
                 f"generator-{epoch:04d}.safetensors",
                 "generator",
                 {**params, "epoch": epoch},
-                _stored(state, {"generator": canonical_json(card).decode()}),
+                _stored(state, {"generator": canonical_json(card.model_dump(mode="json")).decode()}),
             )
             for epoch, state in zip(self.epochs, self._states, strict=True)
         ]

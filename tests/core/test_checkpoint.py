@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.core.checkpoint import Checkpoint
@@ -88,6 +89,12 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, keep: int) -> 
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(WorkError, match=r"damaged checkpoint .*delete it to start this training anew"):
         Checkpoint(path).load()
+
+
+def test_weights_without_a_state_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "c")
+    with pytest.raises(WorkError, match=r"c: damaged checkpoint"):
+        Checkpoint(tmp_path / "c").load()
 
 
 def test_what_cannot_be_stored_is_refused_before_anything_is_written(tmp_path: Path) -> None:

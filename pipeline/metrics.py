@@ -10,7 +10,19 @@ from pipeline.core.errors import DataError, ParamsError
 from pipeline.core.files import canonical_json, write_atomic
 from pipeline.core.params import Block, build
 
-__all__ = ["Belief", "Cell", "Metrics", "cell_name", "class_labels", "read_metrics", "write_metrics"]
+__all__ = [
+    "PROXY",
+    "Belief",
+    "Cell",
+    "Metrics",
+    "cell_name",
+    "class_labels",
+    "proxy_name",
+    "read_metrics",
+    "write_metrics",
+]
+
+PROXY = "proxy"  # the student's name in cells of proxies
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -18,6 +30,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 def cell_name(method: str, student: str, seed: int) -> str:
     """The name of one cell of the matrix, and of every file that belongs to it."""
     return f"{method}-{student}-{seed}"
+
+
+def proxy_name(method: str) -> str:
+    """The same for the proxy student of a method's dataset, of which there is one."""
+    return f"{method}-{PROXY}"
 
 
 def class_labels(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -35,11 +52,12 @@ class Cell(Block):
     seed: int
     data_free: bool  # False: real data was used to train it
     reference: bool  # a row to compare with, not a result
+    online: bool  # the proxy, which trained while the images were made; False: trained from the shards
 
     @property
     def name(self) -> str:
         """The cell's name."""
-        return cell_name(self.method, self.student, self.seed)
+        return proxy_name(self.method) if self.online else cell_name(self.method, self.student, self.seed)
 
 
 class Belief(Block):
@@ -62,6 +80,7 @@ class Metrics(Block):
     seed: int
     data_free: bool
     reference: bool
+    online: bool
     labels: str  # what the student was trained on: stored, live or target
     samples: int  # images behind `accuracy`, `agreement` and `kl_to_teacher`
     accuracy: Share | None  # top-1 on real test data; None without any

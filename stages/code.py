@@ -38,9 +38,14 @@ def consumers(settings: Settings) -> dict[str, tuple[str, ...]]:
         taught = {"students": labels}
         if settings.slice("matrix.references"):
             taught["references"] = settings.mapping("reference").get("labels", labels)
+        if settings.slice("matrix.few_shot"):
+            taught["few_shot"] = settings.mapping("few_shot").get("labels", labels)
         for kind, label in taught.items():
             found[f"{kind}/{name}"] = ("stages.distill", student, *(teacher if label == "live" else ()))
         found[f"evaluate/{name}"] = ("stages.evaluate", student, *teacher)
+    for name in settings.slice("matrix.proxies"):
+        proxy = nets.module_of(settings.slice(f"methods.{name}.proxy.arch"))
+        found[f"evaluate_proxy/{name}"] = ("stages.evaluate", proxy, *teacher)
     return found
 
 

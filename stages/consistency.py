@@ -11,7 +11,9 @@ from pipeline import datasets, methods, nets
 from pipeline.core.errors import ParamsError, PipelineError
 from pipeline.core.files import sha256_file
 from pipeline.datasets import DataBlock, NoData
+from pipeline.distill import few_shot_of
 from pipeline.methods import Method, needing_batch_norm
+from pipeline.metrics import PROXY
 from pipeline.report import Matrix
 from pipeline.teacher.blocks import CheckpointFile, Python, TeacherBlock, Timm, Torchvision, Train
 from stages.method import ShardParams
@@ -76,6 +78,8 @@ def of_matrix(matrix: Matrix, settings: Settings) -> Iterator[str]:
     if not matrix.seeds:
         yield "matrix.seeds: []: nothing to report; name at least one"
     yield from _references(matrix)
+    yield from _few_shot(matrix, settings)
+    yield from _proxies(matrix, settings)
 
 
 def of_teacher(data: DataBlock, teacher: TeacherBlock) -> Iterator[str]:
@@ -176,6 +180,40 @@ def _references(matrix: Matrix) -> Iterator[str]:
         elif name in methods.names() and cast(Method, methods.load(name)).data_free:
             yield f"matrix.references: {name!r}: has no true labels; name methods that read real data"
     yield from _twice("matrix.references", matrix.references)
+
+
+def _proxies(matrix: Matrix, settings: Settings) -> Iterator[str]:
+    for name in matrix.proxies:
+        if name not in matrix.methods:
+            yield f"matrix.proxies: {name!r}: expected one of matrix.methods ({', '.join(matrix.methods)})"
+            continue
+        try:
+            settings.slice(f"methods.{name}.proxy.arch")
+        except ParamsError:
+            yield f"matrix.proxies: {name!r}: trains no proxy student; name methods whose block has `proxy.arch`"
+    if PROXY in matrix.students:
+        yield f"matrix.students: {PROXY!r}: the name of every proxy student; rename this student"
+    yield from _twice("matrix.proxies", matrix.proxies)
+
+
+def _few_shot(matrix: Matrix, settings: Settings) -> Iterator[str]:
+    for name in matrix.few_shot:
+        if name not in matrix.methods:
+            yield f"matrix.few_shot: {name!r}: expected one of matrix.methods ({', '.join(matrix.methods)})"
+    yield from _twice("matrix.few_shot", matrix.few_shot)
+    if not matrix.few_shot:
+        return
+    try:
+        few, _ = few_shot_of(settings.mapping("few_shot"))
+        count = settings.slice(f"methods.{few.dataset}.count") if few.dataset in matrix.methods else None
+    except ParamsError:  # reported by those who look at these blocks
+        return
+    if few.dataset not in matrix.methods:
+        yield f"few_shot.dataset: {few.dataset!r}: expected one of matrix.methods ({', '.join(matrix.methods)})"
+    elif few.dataset in methods.names() and cast(Method, methods.load(few.dataset)).data_free:
+        yield f"few_shot.dataset: {few.dataset!r}: has no real images; name a method that reads real data"
+    elif isinstance(count, int) and count < few.per_class:
+        yield f"few_shot.per_class: {few.per_class}: methods.{few.dataset}.count is {count}; lower it, or raise that"
 
 
 def _one_per_channel(teacher: Train, channels: int) -> Iterator[str]:

@@ -17,7 +17,7 @@ from pipeline.metrics import Belief, Cell, Metrics, class_labels, read_metrics, 
 
 CPU = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
 BELIEF = BeliefParams(images=6, steps=3, step_size=0.25, stepped="teacher", batch=4)
-CELL = Cell(method="zskd", student="small", seed=3, data_free=True, reference=False)
+CELL = Cell(method="zskd", student="small", seed=3, data_free=True, reference=False, online=False)
 
 
 class Net(nn.Module):

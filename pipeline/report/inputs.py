@@ -10,14 +10,15 @@ from pydantic import Field
 
 from pipeline.core.params import Block
 
-__all__ = ["Matrix", "ReportInputs", "ReportParams", "dataset_of"]
+__all__ = ["FEW_SHOT", "Matrix", "ReportInputs", "ReportParams", "dataset_of"]
 
 _LABELS = "_labels"  # ends the name of a row whose students learned the dataset's own labels, without the teacher
+FEW_SHOT = "_few_shot"  # and of one whose students were finished on a few real images
 
 
 def dataset_of(method: str) -> str:
     """The dataset that a row's students were trained on: `real_labels` has none of its own and takes that of `real`."""
-    return method.removesuffix(_LABELS)
+    return method.removesuffix(_LABELS).removesuffix(FEW_SHOT)
 
 
 class ReportParams(Block):
@@ -32,8 +33,10 @@ class Matrix(Block):
 
     methods: tuple[str, ...]
     references: tuple[str, ...]  # methods whose rows are there to compare with
+    few_shot: tuple[str, ...]  # methods whose students are finished on a few real images
     students: tuple[str, ...]
     seeds: tuple[int, ...]
+    proxies: tuple[str, ...]  # methods whose proxy student is measured too
 
     @property
     def rows(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.core.errors import DataError
-from pipeline.metrics import Metrics, cell_name, read_metrics
+from pipeline.metrics import Metrics, cell_name, proxy_name, read_metrics
 from pipeline.report.history import HistoryRow, read_history
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.pictures import Pictures, first_images
@@ -66,6 +66,7 @@ class Material:
 
     teacher: TeacherFacts
     cells: tuple[Metrics, ...]  # in the matrix's order: student, method, seed
+    proxies: dict[str, Metrics]  # by method
     histories: dict[str, tuple[HistoryRow, ...]]  # by cell
     datasets: dict[str, DatasetFacts]
     synthesis: dict[str, Provenance]  # by dataset
@@ -92,9 +93,11 @@ def read_material(inputs: ReportInputs) -> Material:
 
     cells = each("metrics", names, ".json", read_metrics, "result of")
     found = tuple(cells)
+    proxies = each("metrics", map(proxy_name, matrix.proxies), ".json", read_metrics, "result of")
     return Material(
         teacher=teacher,
         cells=tuple(cells.values()),
+        proxies={metrics.method: metrics for metrics in proxies.values()},
         histories=each("history", found, ".csv", read_history, "training curve of"),
         datasets=each("synthetic", matrix.datasets, "", lambda path: _read_dataset(path, *pictures), "dataset"),
         synthesis=each("provenance/synthetic", matrix.datasets, ".json", _read_provenance, "cost of dataset"),

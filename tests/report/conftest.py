@@ -16,7 +16,11 @@ from pipeline.shards.schema import FORMAT_VERSION, Manifest, ShardEntry, Teacher
 
 CLASSES = ("cat", "dog", "crane | bird")
 MATRIX = Matrix(
-    methods=("zskd", "impressions"), references=("noise", "real_labels"), students=("half", "tiny"), seeds=(0, 1, 2)
+    methods=("zskd", "impressions"),
+    references=("noise", "real_labels"),
+    students=("half", "tiny"),
+    seeds=(0, 1, 2),
+    proxies=(),
 )
 NOT_DATA_FREE = {"real", "real_labels"}
 
@@ -61,6 +65,7 @@ class Run:
             seed=seed,
             data_free=method not in NOT_DATA_FREE,
             reference=method in MATRIX.references,
+            online=False,
         )
         per_class = dict(zip(class_labels(self.classes), self.random.random(len(self.classes)).tolist(), strict=True))
         metrics = Metrics(

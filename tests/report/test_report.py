@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.core.errors import DataError, ShardError
 from pipeline.report import Matrix, build_report
+from pipeline.report.material import read_material
 
 HOSTILE = '"><script src=http://evil.example/x.js></script><img src=x onerror=alert(1)>'
 
@@ -123,6 +124,18 @@ def test_stale_metrics_are_ignored(run, tmp_path):
     assert (tmp_path / "before" / "index.html").read_bytes() == (tmp_path / "after" / "index.html").read_bytes()
 
 
+def test_a_measured_proxy_is_read_by_its_method_and_is_no_row_of_the_results(run, tmp_path):
+    before = (build(run, tmp_path / "before") / "results.csv").read_bytes()
+    cell = {"cell": "zskd-proxy", "student": "proxy", "seed": 0, "online": True, "accuracy": 0.625}
+    run.write("metrics/zskd-proxy.json", run.cells["zskd-half-0"].model_dump() | cell)
+    run.matrix = run.matrix.model_copy(update={"proxies": ("zskd", "impressions")})
+    material = read_material(run.inputs())
+    assert {method: metrics.accuracy for method, metrics in material.proxies.items()} == {"zskd": 0.625}
+    assert material.missing == ("result of impressions-proxy",)
+    assert not any(metrics.online for metrics in material.cells)
+    assert (build(run, tmp_path / "after") / "results.csv").read_bytes() == before
+
+
 def test_a_missing_cell_is_named_and_the_others_are_still_shown(run, tmp_path):
     (run.data / "metrics" / "zskd-half-1.json").unlink()
     (run.data / "history" / "zskd-tiny-2.csv").unlink()
@@ -136,7 +149,7 @@ def test_a_missing_cell_is_named_and_the_others_are_still_shown(run, tmp_path):
 
 
 def test_a_report_of_nothing_yet_says_so(run, tmp_path):
-    run.matrix = Matrix(methods=("later",), references=(), students=("half",), seeds=(0,))
+    run.matrix = Matrix(methods=("later",), references=(), students=("half",), seeds=(0,), proxies=())
     out = build(run, tmp_path / "out")
     text = Page(out / "index.html").text
     assert "no data-free result yet" in text

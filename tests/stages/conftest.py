@@ -43,7 +43,7 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
         if "steps" in method:
             method |= {"steps": 2, "batch": 20}
     params["teacher"]["arch"] = "lenet5"  # not an architecture of the students' file `resnet`
-    params["matrix"] = {"methods": ["noise"], "references": [], "students": ["small"], "seeds": [0]}
+    params["matrix"] = {"methods": ["noise"], "references": [], "students": ["small"], "seeds": [0], "proxies": []}
     params["students"] = {
         "small": {"arch": "lenet5_half", "labels": "stored"},
         "other": {"arch": "resnet8", "labels": "live"},

@@ -68,6 +68,11 @@ WRONG: list[tuple[Change, str]] = [
     (put("matrix.seeds", [-1]), r"matrix\.seeds: -1: expected 0 or more"),
     (put("matrix.seeds", ["0"]), r"matrix\.seeds\.0: '0': "),
     (put("matrix.references", ["zskd"]), r"matrix\.references: 'zskd': has no true labels"),
+    (put("matrix.proxies", ["zskd"]), r"matrix\.proxies: 'zskd': trains no proxy student; name methods whose block"),
+    (put("matrix.proxies", ["dream"]), r"matrix\.proxies: 'dream': expected one of matrix\.methods \(noise, "),
+    (put("matrix.proxies", ["zskd", "zskd"]), r"matrix\.proxies: 'zskd': stands twice"),
+    (put("matrix.students", ["proxy"]), r"matrix\.students: 'proxy': the name of every proxy student; rename"),
+    (without("matrix.proxies"), r"matrix\.proxies: missing"),
     (put("matrix.methods", ["zskd"]), r"matrix\.references: 'real': expected one of matrix\.methods \(zskd\)"),
     (put("data.source", "web"), r"data\.source: 'web': must be one of digits, torchvision, folder, none"),
     (put("data.channels", 2), r"data\.channels: 2: "),
@@ -113,6 +118,13 @@ def test_all_mistakes_come_at_once(digits: dict[str, Any]) -> None:
     for key in ("seed", "compute.device", "methods.zskd.count", "methods.noise.distribution", "students.resnet8.arch"):
         assert sum(line.startswith(f"{key}: ") for line in found) == 1, key
     assert len(found) == 6
+
+
+def test_a_method_that_trains_a_proxy_may_have_it_measured(digits: dict[str, Any]) -> None:
+    put("teacher.arch", "lenet5_bn")(digits)
+    digits["matrix"]["methods"].append("adaptive_deepinversion")
+    put("matrix.proxies", ["adaptive_deepinversion"])(digits)
+    assert errors(digits) == []
 
 
 def test_a_student_of_the_wrong_size_is_found_before_anything_runs(digits: dict[str, Any]) -> None:
@@ -170,7 +182,7 @@ def test_a_method_that_needs_batch_norm_needs_a_teacher_that_has_it(
     digits["matrix"]["methods"].append(method)
     expected = (
         f"matrix.methods: {method!r}: teacher {arch} has no BatchNorm layers, whose statistics this method matches; "
-        "class_impressions, noise, zskd need none"
+        "class_impressions, dafl, dfad, noise, zskd, zskt need none"
     )
     assert errors(digits) == ([] if fits else [expected])
 

@@ -126,6 +126,16 @@ def test_a_proxy_in_a_methods_block_brings_its_architecture_along(settings: Sett
     assert "pipeline.nets.wrn" in consumers(settings)["methods/zskd"]
 
 
+def test_measuring_a_proxy_depends_on_its_architecture_and_the_teachers(settings: Settings, project_root: Path) -> None:
+    settings.params["methods"]["zskd"]["proxy"] = {"arch": "wrn_16_1"}
+    assert not any(name.startswith("evaluate_proxy/") for name in consumers(settings))
+    settings.params["matrix"]["proxies"].append("zskd")
+    roots = consumers(settings)["evaluate_proxy/zskd"]
+    found = modules(content(SourceTree(project_root), roots, settings))
+    assert found >= {"stages.evaluate", "pipeline.nets.wrn", "pipeline.nets.lenet"}
+    assert not found & {"pipeline.nets.resnet", "pipeline.methods.zskd", "stages.synthesize"}
+
+
 def test_another_data_block_changes_only_the_method_that_reads_real_data(
     settings: Settings, project_root: Path
 ) -> None:

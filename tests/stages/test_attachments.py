@@ -1,0 +1,230 @@
+"""Stages around files that a fit leaves: kept, made again when they are gone, and the proxy among them measured."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from pipeline import datasets, nets
+from pipeline.core.checkpoint import Checkpoint
+from pipeline.core.device import Compute
+from pipeline.core.errors import TrainingError
+from pipeline.core.params import Block
+from pipeline.core.rng import generator
+from pipeline.methods import Attachment, Batch, Source
+from pipeline.metrics import read_metrics
+from pipeline.shards.reader import Dataset
+from pipeline.teacher.model import Teacher, TeacherInfo
+from stages import evaluate, synthesize
+from stages.method import MethodBlock
+from stages.settings import Settings
+
+SHARD = 20
+LOG = Path("log")
+
+
+def note(what: str) -> None:
+    with LOG.open("a") as file:
+        file.write(f"{what}\n")
+
+
+class Plain:
+    """A source of noise that fitted nothing."""
+
+    def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:
+        note("draw")
+        return Batch(torch.rand(count, 1, 16, 16, generator=rng), torch.full((count, 10), 0.1))
+
+
+class Trained(Plain):
+    """The same, after training a network that begins with these weights."""
+
+    def __init__(self, rng: torch.Generator) -> None:
+        self.net = nets.build("lenet5_half", 10, 1, 16, rng=rng)
+
+    def attachments(self) -> Sequence[Attachment]:
+        return (
+            Attachment("proxy.safetensors", "proxy", {"arch": "lenet5_half"}, save(self.net.state_dict())),
+            Attachment("fit.csv", "history", {"epochs": 1}, b"epoch,loss\n1,0.5\n"),
+        )
+
+
+class Dream(Block):
+    """A method whose fit trains a proxy."""
+
+    data_free: ClassVar[bool] = True
+    soft_targets: ClassVar[bool] = False
+    batch_norm: ClassVar[bool] = False
+    attaches: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    def fit(self, teacher: Teacher, rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Source:
+        note("fit")
+        return Trained(rng)
+
+
+class Nap(Dream):
+    """A method whose fit trains nothing."""
+
+    attaches: ClassVar[bool] = False
+
+    def fit(self, teacher: Teacher, rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Source:
+        note("fit")
+        return Plain()
+
+
+class Run:
+    """A project folder with a teacher, and the stages on it."""
+
+    def __init__(self, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        params["shards"] |= {"size": SHARD, "holdout": SHARD}
+        params["evaluate"]["belief"] = None
+        self.settings, self.method, self.images = Settings(params), Dream(), SHARD
+        reading = lambda settings, name: MethodBlock(self.images, self.method, self.method)
+        monkeypatch.setattr(synthesize, "read_method", reading)
+        net = nets.build("resnet8", 10, 1, 16, rng=generator(0, "teacher"))
+        info = TeacherInfo(
+            arch="resnet8", classes=tuple("0123456789"), channels=1, size=16, mean=(0.3,), std=(0.3,), batch_norm=True,
+            sha256="", accuracy=None, source="random weights",
+        )  # fmt: skip
+        Teacher(net, info).save(Path("data/teacher"))
+
+    def synthesize(self, part: str | None = None) -> list[str]:
+        """Run the stage as DVC does, which deletes the output first; what was done."""
+        LOG.write_text("")
+        out = Path("data/synthetic/dream")
+        if part is None and out.exists():
+            for path in out.iterdir():
+                path.unlink()
+        synthesize.synthesize(self.settings, "dream", part)
+        return LOG.read_text().split()
+
+    def dataset(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in Path("data/synthetic/dream").iterdir()}
+
+    def work(self) -> Path:
+        (folder,) = Path(".work/synthetic/dream").iterdir()
+        return folder
+
+
+@pytest.fixture
+def run(digits: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AFTERIMAGE_WORKERS", "1")
+    return Run(digits, monkeypatch)
+
+
+def test_what_the_fit_left_is_published_beside_the_shards(run: Run) -> None:
+    assert run.synthesize() == ["fit", "draw", "draw"]
+    dataset = Dataset.open(Path("data/synthetic/dream"))
+    dataset.verify()
+    expected = Trained(generator(run.settings.seed, "dream/fit")).attachments()
+    assert {entry.name: dataset.attachment(entry) for entry in dataset.manifest.attachments} == {
+        attachment.name: attachment.content for attachment in expected
+    }
+    assert run.synthesize() == []
+
+
+def test_a_method_that_trains_nothing_leaves_nothing_and_is_not_fitted_again(run: Run) -> None:
+    run.method = Nap()
+    assert run.synthesize() == ["fit", "draw", "draw"]
+    assert Dataset.open(Path("data/synthetic/dream")).manifest.attachments == ()
+    assert list(run.work().glob("attachment*")) == []
+    assert run.synthesize() == []
+
+
+@pytest.mark.parametrize("victim", ["attachments.json", "attachment.proxy.safetensors", "attachment.fit.csv"])
+@pytest.mark.parametrize("how", ["deleted", "edited"])
+def test_what_is_gone_or_edited_is_made_again_and_no_shard_is(run: Run, victim: str, how: str) -> None:
+    run.synthesize()
+    before = run.dataset()
+    path = run.work() / victim
+    content = path.read_bytes()
+    path.unlink()
+    if how == "edited":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert run.synthesize() == ["fit"]
+    assert run.dataset() == before
+    assert run.synthesize() == []
+
+
+def test_growth_keeps_them(run: Run) -> None:
+    run.synthesize()
+    before = run.dataset()
+    path = run.work() / "attachment.proxy.safetensors"
+    written = path.stat().st_mtime_ns
+    run.images = 3 * SHARD
+    assert run.synthesize() == ["fit", "draw", "draw"]
+    assert path.stat().st_mtime_ns == written
+    after = run.dataset()
+    assert all(after[name] == before[name] for name in ("proxy.safetensors", "fit.csv", "train-00000.tar"))
+
+
+def test_a_job_that_only_fits_leaves_them_for_the_others(run: Run) -> None:
+    assert run.synthesize("0:0") == ["fit"]
+    names = {path.name for path in run.work().glob("attachment*")}
+    assert names == {"attachments.json", "attachment.proxy.safetensors", "attachment.fit.csv"}
+    assert run.synthesize("0:1") == ["fit", "draw"]
+    assert run.synthesize("1:2") == ["fit", "draw"]
+    assert run.synthesize() == []
+    assert len(Dataset.open(Path("data/synthetic/dream")).manifest.attachments) == 2
+
+
+def test_a_proxy_is_measured_like_any_student(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.synthesize()
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--proxy", "dream"])
+    monkeypatch.setattr(Settings, "read", lambda: run.settings)
+    evaluate.main()
+    found = read_metrics(Path("data/metrics/dream-proxy.json"))
+    assert (found.cell, found.method, found.student, found.arch) == ("dream-proxy", "dream", "proxy", "lenet5_half")
+    assert (found.online, found.labels, found.seed) == (True, "live", run.settings.seed)
+    assert (found.data_free, found.reference) == (True, False)
+
+    test = datasets.load(datasets.parse(run.settings.slice("data")), "test")
+    assert test is not None
+    pixels = (test.images.float() / 255 - 0.3) / 0.3
+    proxy = Trained(generator(run.settings.seed, "dream/fit")).net.eval()
+    with torch.no_grad():
+        chosen, taught = (net(pixels).argmax(1).numpy() for net in (proxy, Teacher.load(Path("data/teacher")).net))
+    assert found.accuracy == pytest.approx(np.mean(chosen == test.labels.numpy()), abs=2 / len(chosen))
+    assert found.agreement == pytest.approx(np.mean(chosen == taught), abs=2 / len(chosen))
+    assert found.holdout_agreement is not None
+    assert found.parameters == sum(value.numel() for value in proxy.parameters())
+    assert Path("data/belief/dream-proxy.csv").is_file()
+
+
+def test_without_a_proxy_there_is_nothing_to_measure(run: Run) -> None:
+    run.method = Nap()
+    run.synthesize()
+    with pytest.raises(TrainingError, match="no proxy student among its attachments"):
+        evaluate.measure_proxy(run.settings, "dream")
+    assert not Path("data/metrics").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["zskd"], ["zskd", "half"], ["--proxy", "zskd", "half", "0"], ["--proxy"], ["--proxy", "a", "b"]]
+)
+def test_the_command_wants_a_cell_or_a_proxy_and_not_half_of_either(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    for function in ("measure", "measure_proxy"):
+        monkeypatch.setattr(evaluate, function, lambda *_: pytest.fail("measures"))
+    with pytest.raises(SystemExit) as end:
+        evaluate.main()
+    assert end.value.code == 2
+    assert "METHOD" in capsys.readouterr().err
+
+
+def test_the_command_takes_a_cell_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(sys, "argv", ["evaluate", "zskd", "half", "0"])
+    monkeypatch.setattr(Settings, "read", lambda: "settings")
+    monkeypatch.setattr(evaluate, "measure", lambda *arguments: asked.extend(arguments))
+    evaluate.main()
+    assert asked == ["settings", "zskd", "half", 0]

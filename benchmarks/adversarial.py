@@ -24,6 +24,9 @@ _ADAM = {
     "optimiser": "adam", "learning_rate": 0.001, "momentum": 0.9, "weight_decay": 0, "schedule": "constant",
     "milestones": [], "decay": 0.1, "clip_norm": None,
 }  # fmt: skip
+_NEUTRAL = {
+    "crop": 0, "flip": False, "rotate": 0, "translate": 0, "scale": [1, 1], "shear": 0, "cutout": 0, "fill": "border",
+}  # fmt: skip
 _NOISE = 100
 _STEPS = {"zskt": 10, "dfad": 5, "dafl": 1}  # student steps of an iteration, as published
 _VARIANTS = {
@@ -71,8 +74,8 @@ def _ours(
     }  # fmt: skip
     shape = {"noise": _NOISE, "widths": [128, 64], "epsilon": 1e-5, "tanh": False, "affine": True}
     block = {
-        "generator": shape, "clamp": False, "updates": _ADAM, "batch": batch, "epochs": 1, "iterations": 1000,
-        "snapshots": {"states": 1, "since": 0}, "statistics": "eval", **own[method],
+        "generator": shape, "views": _NEUTRAL, "clamp": False, "updates": _ADAM, "batch": batch,
+        "epochs": 1, "iterations": 1000, "snapshots": {"states": 1, "since": 0}, "statistics": "eval", **own[method],
     }  # fmt: skip
     game = build(load(method), block, method).game(teacher, 0, compute)
     steps = count()

@@ -15,8 +15,9 @@ from pipeline.synthesis.generating import (
     GenerationParams,
     Play,
     Side,
+    latents_of,
     new_generator,
-    noise_of,
+    paint,
 )
 from pipeline.synthesis.losses import activation, information_entropy, one_hot_loss
 from pipeline.teacher.model import Teacher
@@ -66,11 +67,11 @@ class _Game(Game):
 
     def play(self, step: int) -> Play:
         method = self.method
-        noise = noise_of(method, self.seed, step, 1, self.compute.torch_device())[0]
+        (latents,) = latents_of(method, self.seed, step, 1, self.compute.torch_device())
         side = self.sides["generator"]
         with self.compute.autocast():
-            images = side.net(noise)
-            logits = self.teacher(images.clamp(0, 1) if method.clamp else images)
+            images = paint(method, side.net, latents)
+            logits = self.teacher(images)
         scores = {
             "one_hot_loss": one_hot_loss(logits),
             "activation_loss": activation(self._features),

@@ -12,7 +12,7 @@ from pipeline.core.device import Compute
 from pipeline.core.params import Block
 from pipeline.core.rng import generator
 from pipeline.synthesis.duel import Duel, Opponent
-from pipeline.synthesis.generating import Game, GenerationParams, Play, noise_of
+from pipeline.synthesis.generating import Game, GenerationParams, Play, latents_of
 from pipeline.teacher.model import Teacher
 from pipeline.transfer import Attention, Boundary, Interpolation
 
@@ -69,16 +69,16 @@ class _Game(Game):
 
     def play(self, step: int) -> Play:
         method, duel = self.method, self.duel
-        noise = noise_of(method, self.seed, step, method.student_steps + 1, duel.compute.torch_device())
+        latents = latents_of(method, self.seed, step, method.student_steps + 1, duel.compute.torch_device())
         losses: list[Tensor] = []
         for turn in range(method.student_steps):
             index = step * method.student_steps + turn
             with duel.compute.autocast():
-                loss = self._proxy_loss(duel.fresh(noise[turn]), index)
+                loss = self._proxy_loss(duel.fresh(latents[turn]), index)
             self.sides["proxy"].learn(loss, index)
             losses.append(loss.detach())
         with duel.compute.autocast():
-            images = duel.images(noise[-1])
+            images = duel.images(latents[-1])
             teacher, proxy = duel.teacher(images), duel.student(images)
             distance = transfer.l1(proxy, teacher)
             loss = -distance - duel.terms(reach_teacher=True) if self._reaching else -distance

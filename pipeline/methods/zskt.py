@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline import transfer
 from pipeline.core.device import Compute
 from pipeline.synthesis.duel import Duel, Opponent
-from pipeline.synthesis.generating import Game, GenerationParams, Play, noise_of
+from pipeline.synthesis.generating import Game, GenerationParams, Play, latents_of
 from pipeline.teacher.model import Teacher
 from pipeline.transfer import Attention
 
@@ -57,9 +57,9 @@ class _Game(Game):
     def play(self, step: int) -> Play:
         method, duel = self.method, self.duel
         batches = 1 + (method.student_steps if method.fresh else 0)
-        noise = noise_of(method, self.seed, step, batches, duel.compute.torch_device())
+        latents = latents_of(method, self.seed, step, batches, duel.compute.torch_device())
         with duel.compute.autocast():
-            images = duel.images(noise[0])
+            images = duel.images(latents[0])
             teacher, proxy = duel.teacher(images), duel.student(images)
             generator_loss = -transfer.kl(proxy, teacher, method.temperature)
         self.sides["generator"].learn(generator_loss, step)
@@ -68,7 +68,7 @@ class _Game(Game):
         for turn in range(method.student_steps):
             with duel.compute.autocast():
                 if method.fresh:
-                    seen = duel.fresh(noise[1 + turn])
+                    seen = duel.fresh(latents[1 + turn])
                     label = duel.labels(seen)
                 loss = transfer.kl(duel.student(seen), label, method.temperature)
                 if duel.has_terms:

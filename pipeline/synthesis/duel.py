@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pipeline.core.device import Compute
 from pipeline.core.params import Block
 from pipeline.core.rng import generator
-from pipeline.synthesis.generating import GenerationParams, Side, new_generator
+from pipeline.synthesis.generating import GenerationParams, Latents, Side, new_generator, paint
 from pipeline.synthesis.proxy import new_proxy
 from pipeline.training import Updates
 from pipeline.transfer import Attention, Boundary, FeatureTerms
@@ -74,7 +74,7 @@ class Duel:
             compute.place(part.train())
         self.teacher, self.student, self.compute = teacher, proxy, compute
         self.proxy = (opponent.arch, net)
-        self.clamp = params.clamp
+        self._params = params
         self.sides = {
             "generator": Side(
                 new_generator(params, teacher, generator(seed, "generator/weights"), compute),
@@ -84,15 +84,14 @@ class Duel:
             "proxy": Side(nn.ModuleList([proxy, self.terms]), opponent.updates, proxy_steps),
         }
 
-    def images(self, noise: Tensor) -> Tensor:
-        """[N, D] to the generator's images as both networks see them."""
-        images = self.sides["generator"].net(noise)
-        return images.clamp(0, 1) if self.clamp else images
+    def images(self, latents: Latents) -> Tensor:
+        """The generator's images as both networks see them."""
+        return paint(self._params, self.sides["generator"].net, latents)
 
-    def fresh(self, noise: Tensor) -> Tensor:
+    def fresh(self, latents: Latents) -> Tensor:
         """Images for the proxy alone, without a way back to the generator."""
         with torch.no_grad():
-            return self.images(noise)
+            return self.images(latents)
 
     def labels(self, images: Tensor) -> Tensor:
         """The teacher's logits, without a way back."""

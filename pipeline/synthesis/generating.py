@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from pipeline.augment import DRAWS, Augment, view
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.errors import ParamsError, WorkError
@@ -18,14 +19,14 @@ from pipeline.core.params import Block
 from pipeline.core.progress import say, track
 from pipeline.core.rng import generator
 from pipeline.nets.generators import Generator, GeneratorParams, build_generator
-from pipeline.synthesis.health import Epoch, Tally, require_health, summary
+from pipeline.synthesis.health import Epoch, Tally, require_finite, require_health, summary
 from pipeline.synthesis.snapshots import Snapshots
 from pipeline.training import Optimiser, Updates, rate, seeded
 
 if TYPE_CHECKING:
     from pipeline.teacher.model import Teacher
 
-__all__ = ["Game", "GenerationParams", "Play", "Side", "new_generator", "noise_of"]
+__all__ = ["Game", "GenerationParams", "Latents", "Play", "Side", "latents_of", "new_generator", "paint"]
 
 Weights = Mapping[str, Tensor]
 _LINES = 20  # that a training says about itself
@@ -42,9 +43,10 @@ class GenerationParams(Block):
     """What all generator methods have in common."""
 
     generator: GeneratorParams
+    views: Augment  # a random view of each image in training; the image itself is stored
     clamp: bool  # whether teacher and proxy see images clamped to [0, 1] in training, as they will be stored
     updates: Updates  # of the generator
-    batch: PositiveInt  # images of an iteration
+    batch: Annotated[int, Field(ge=2)]  # images of an iteration
     epochs: PositiveInt  # the unit of the history, of resuming and of snapshots
     iterations: PositiveInt  # of an epoch
     snapshots: SnapshotParams
@@ -150,10 +152,25 @@ def new_generator(params: GenerationParams, teacher: "Teacher", rng: torch.Gener
     return net
 
 
-def noise_of(params: GenerationParams, seed: int, step: int, batches: int, device: torch.device) -> Tensor:
-    """The z ~ N(0, I) of an iteration, [batches, N, D]: a function of (seed, step)."""
-    rng = generator(seed, "generator/noise", step)
-    return torch.randn(batches, params.batch, params.generator.noise, generator=rng).to(device)
+class Latents(NamedTuple):
+    """All that is random about a batch."""
+
+    noise: Tensor  # [N, D], z ~ N(0, I)
+    views: Tensor  # [N, DRAWS] in [0, 1), see `augment.view`
+
+
+def latents_of(params: GenerationParams, seed: int, step: int, batches: int, device: torch.device) -> list[Latents]:
+    """The random numbers of an iteration's batches: a function of (seed, step)."""
+    rng = generator(seed, "generator/latents", step)
+    noise = torch.randn(batches, params.batch, params.generator.noise, generator=rng).to(device)
+    views = torch.rand(batches, params.batch, DRAWS, generator=rng).to(device)
+    return [Latents(*pair) for pair in zip(noise, views, strict=True)]
+
+
+def paint(params: GenerationParams, net: nn.Module, latents: Latents) -> Tensor:
+    """A generator's images [N, C, H, W] as the other networks see them in training: clamped or not, in random views."""
+    images = net(latents.noise)
+    return view(images.clamp(0, 1) if params.clamp else images, params.views, latents.views)
 
 
 def _train(
@@ -172,6 +189,7 @@ def _train(
                 tally.add(*game.play(step))
         history.append({"epoch": epoch + 1, **tally.epoch()})
         require_health(history, method, classes)
+        require_finite({name: side.net for name, side in game.sides.items()}, method, epoch + 1)
         run.save(history)
         crash_point("generator:epoch")
         if (epoch + 1) % lines == 0 or epoch + 1 == params.epochs:
@@ -216,7 +234,8 @@ class _Run:
         first = int(wanted.since * epochs)
         if wanted.states > epochs - first:
             raise ParamsError(
-                f"methods.{self.method}.snapshots.states: {wanted.states}: only {epochs - first} of {epochs} epochs come "
+                f"methods.{self.method}.snapshots.states: {wanted.states}: "
+                f"only {epochs - first} of {epochs} epochs come "
                 f"after {wanted.since} of the training; take fewer, or make the epochs shorter and more"
             )
         return tuple(first + (epochs - first) * place // wanted.states for place in range(1, wanted.states + 1))

@@ -224,3 +224,27 @@ def test_without_any_data_a_teacher_from_a_file_is_inverted_and_agreement_is_rep
     assert "no accuracy can be given" in report
     assert "No accuracy can be given" in metrics["note"]
     assert (project.root / "data/report/index.html").exists()
+
+
+@pytest.mark.slow
+def test_a_methods_proxy_is_measured_and_runs_again_when_its_own_code_changes(tmp_path: Path, make_project) -> None:
+    project, name = make_project(tmp_path), "adaptive_deepinversion"
+    block = project.params["methods"][name]
+    block |= {"group": 20, "images": 20, "rounds": 1}
+    block["phases"][0]["steps"] = 2
+    block["proxy"]["arch"] = "resnet8"
+    block["proxy"]["recipe"] |= {"epochs": 1, "steps_per_epoch": 2, "batch": 8}
+    project.params["teacher"]["arch"] = "lenet5_bn"
+    project.params["matrix"] |= {"methods": [name], "proxies": [name]}
+    project.write_params()
+    assert "is right" in project.run("python", "-m", "stages.check")
+    made = {f"synthesize@{name}", f"evaluate_proxy@{name}"}
+    assert project.repro() == {"teacher", *made, *cells(name, "small"), "report"}
+    trace = (project.traces / f"stages.evaluate---proxy-{name}").read_text().split()
+    assert modules(project, f"evaluate_proxy/{name}") == set(trace)
+    assert json.loads((project.root / f"data/metrics/{name}-proxy.json").read_text())["arch"] == "resnet8"
+    assert f"{name}-proxy.json" in project.run("dvc", "metrics", "show")
+
+    project.edit("pipeline/nets/resnet.py", lambda text: text + HARMLESS)
+    assert project.repro() - {"report"} == made  # not the student, which is of another file
+    assert project.repro() == set()

@@ -1,9 +1,14 @@
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from pipeline.core.device import Compute
 from pipeline.teacher.model import Teacher, TeacherInfo
+
+sys.path.insert(0, str(Path(__file__).parent))  # helper modules
 
 
 @pytest.fixture

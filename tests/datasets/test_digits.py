@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -65,3 +68,20 @@ def test_growing_keeps_the_mean_and_repeats_grey_in_every_channel():
     assert torch.equal(large[:, 0], large[:, 1])
     assert torch.equal(large[:, 0], large[:, 2])
     assert abs(float(small.mean() - large.mean())) < 4
+
+
+def test_a_scikit_learn_that_packs_another_file_is_asked_itself(monkeypatch):
+    expected = digits("test")
+    monkeypatch.setattr("pipeline.datasets.digits._FILE", "")
+    asked = digits("test")
+    assert torch.equal(asked.images, expected.images)
+    assert torch.equal(asked.labels, expected.labels)
+
+
+def test_reading_digits_does_not_import_scikit_learn():
+    code = (
+        "import sys; from pipeline import datasets; "
+        "datasets.load(datasets.parse({'source': 'digits', 'size': 8, 'channels': 1}), 'test'); "
+        "sys.exit('sklearn' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,7 +10,7 @@ from typing import TypeVar
 from pipeline import datasets
 from pipeline.core.errors import ParamsError, PipelineError, run_or_exit
 from pipeline.core.params import build
-from pipeline.distill import merge
+from pipeline.distill import few_shot_of, merge
 from pipeline.evaluate import EvaluateParams
 from pipeline.report import Matrix, ReportParams
 from pipeline.shards.plan import plan
@@ -36,6 +36,7 @@ _BLOCKS = (
     "distill",
     "students",
     "reference",
+    "few_shot",
     "evaluate",
     "report",
 )
@@ -111,12 +112,18 @@ def _students(settings: Settings, found: Findings, images: Images | None) -> Non
     """The distillation block, every student's overrides, and that every architecture fits the images."""
     common = found.attempt(lambda: settings.mapping("distill"))
     reference = found.attempt(lambda: settings.mapping("reference"))
+    few_shot = found.attempt(lambda: few_shot_of(settings.mapping("few_shot"))[1])
     for name in found.attempt(lambda: settings.mapping("students")) or ():
         own = found.attempt(lambda name=name: settings.mapping(f"students.{name}"))
         merged = found.attempt(lambda own=own, name=name: merge(common or {}, own or {}, f"students.{name}"))
         if merged is not None:
             found.attempt(lambda arch=merged[0], name=name: consistency.network(arch, images, f"students.{name}.arch"))
-            found.attempt(lambda own=own, name=name: merge(common or {}, own or {}, f"students.{name}", reference))
+            for key, last in (("reference", reference), ("few_shot", few_shot)):
+                found.attempt(
+                    lambda own=own, name=name, key=key, last=last: merge(
+                        common or {}, own or {}, f"students.{name}", last, key
+                    )
+                )
 
 
 if __name__ == "__main__":

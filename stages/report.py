@@ -30,11 +30,12 @@ def main() -> None:
 
 
 def rows(matrix: Matrix) -> Matrix:
-    """The report's rows: results, then what they are compared with, the students on true labels among it."""
+    """The report's rows: results, then what they are compared with, also students that saw real images in the end."""
     results = tuple(name for name in matrix.methods if name != _CONTROL)
     control = tuple(name for name in matrix.methods if name == _CONTROL)
     true_labels = tuple(f"{name}_labels" for name in matrix.references)
-    return matrix.model_copy(update={"methods": results, "references": (*control, *true_labels)})
+    finished = tuple(f"{name}_few_shot" for name in matrix.few_shot)
+    return matrix.model_copy(update={"methods": results, "references": (*control, *true_labels, *finished)})
 
 
 if __name__ == "__main__":

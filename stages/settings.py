@@ -17,6 +17,7 @@ PARAMS = Path("params.yaml")
 DATA = Path("data")
 CODE = DATA / "code"
 _TRUE_LABELS = "_labels"  # `real_labels`: students trained on the labels of `real`, without the teacher
+_FEW_SHOT = "_few_shot"  # `zskd_few_shot`: students of `zskd`, finished on a few real images
 
 
 class _Top(Block):
@@ -98,8 +99,15 @@ class Lesson(NamedTuple):
 
     dataset: str
     true_labels: bool  # the dataset's own labels, as in ordinary training, instead of the teacher's answers
+    few_shot: bool  # whether a few real images come last
+
+    @property
+    def consumer(self) -> str:
+        """The folder below `data/code` with the students' files."""
+        return "few_shot" if self.few_shot else "references" if self.true_labels else "students"
 
 
 def lesson_of(row: str) -> Lesson:
-    """A row's name is its dataset's, with the ending ``_labels`` for the reference that learns true labels."""
-    return Lesson(row.removesuffix(_TRUE_LABELS), row.endswith(_TRUE_LABELS))
+    """A row's name is its dataset's, followed by ``_labels`` for true labels or ``_few_shot`` for a last step."""
+    dataset = row.removesuffix(_TRUE_LABELS).removesuffix(_FEW_SHOT)
+    return Lesson(dataset, row.endswith(_TRUE_LABELS), row.endswith(_FEW_SHOT))

@@ -12,7 +12,7 @@ from pipeline.shards.reader import Dataset, Samples
 from pipeline.shards.schema import ShardEntry
 from pipeline.training import Feed, Pool, Rows, pick
 
-__all__ = ["ShardStream", "feed_of", "fits"]
+__all__ = ["ShardStream", "feed_of", "fits", "pool_of"]
 
 _MIB = 1 << 20
 
@@ -36,7 +36,11 @@ def feed_of(dataset: Dataset, labels: Labels, memory_mb: int, device: torch.devi
     """
     if not fits(dataset, memory_mb):
         return ShardStream(dataset, labels, memory_mb * _MIB, device)
-    samples = dataset.load("train")
+    return pool_of(dataset.load("train"), labels, device)
+
+
+def pool_of(samples: Samples, labels: Labels, device: torch.device) -> Pool:
+    """Samples in memory, with the rows that these labels need."""
     return Pool(samples.images, _rows(samples, labels), device)
 
 

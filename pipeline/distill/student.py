@@ -16,9 +16,18 @@ from pipeline.core.images import Normalise
 from pipeline.core.params import Block, build
 from pipeline.shards.reader import Dataset
 
-__all__ = ["Student", "StudentInfo", "info_of", "network_of"]
+__all__ = ["LastStep", "Student", "StudentInfo", "info_of", "network_of"]
 
 _WEIGHTS, _CARD = "model.safetensors", "student.json"
+
+
+class LastStep(Block):
+    """How a student was finished on a few real images."""
+
+    start: str  # sha256 of the weights it had before
+    dataset: str  # sha256 of the manifest.json of the dataset they were drawn from
+    per_class: int
+    labels: str  # of this step: stored, live or target
 
 
 class StudentInfo(Block):
@@ -31,11 +40,12 @@ class StudentInfo(Block):
     mean: tuple[float, ...]  # per channel, in [0, 1] units; the teacher's
     std: tuple[float, ...]
     method: str  # that made the dataset
-    data_free: bool  # whether the dataset was made without real data
+    data_free: bool  # whether it never saw a real image, nor what it learned from
     labels: str  # stored, live or target
     seed: int
     dataset: str  # sha256 of the dataset's manifest.json
     teacher: str  # sha256 of the teacher's weights
+    few_shot: LastStep | None  # None where there was no such step
     sha256: str  # of model.safetensors; empty before it is saved
 
 
@@ -99,6 +109,7 @@ def info_of(dataset: Dataset, arch: str, labels: str, seed: int) -> StudentInfo:
         seed=seed,
         dataset=dataset.sha256,
         teacher=card.sha256,
+        few_shot=None,
         sha256="",
     )
 

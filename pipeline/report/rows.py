@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.metrics import Metrics
-from pipeline.report.inputs import Matrix
+from pipeline.report.inputs import FEW_SHOT, Matrix
 from pipeline.report.numbers import Spread, spread_of
 
 __all__ = ["Kind", "Row", "best_result", "rows_of"]
@@ -31,7 +31,8 @@ class Row:
     @property
     def label(self) -> str:
         """The method's name, and what it is where the name says too little."""
-        return _MEANING.get(self.method, "")
+        finished = "then a few real images of each class" if self.method.endswith(FEW_SHOT) else ""
+        return _MEANING.get(self.method, finished)
 
     @property
     def accuracy(self) -> Spread | None:

@@ -13,7 +13,8 @@ from pipeline.distill import Student, StudentInfo
 def student() -> Student:
     info = StudentInfo(
         arch="resnet8", classes=("a", "b", "c"), channels=3, size=16, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6),
-        method="zskd", data_free=True, labels="stored", seed=3, dataset="0" * 64, teacher="1" * 64, sha256="",
+        method="zskd", data_free=True, labels="stored", seed=3, dataset="0" * 64, teacher="1" * 64,
+        few_shot=None, sha256="",
     )  # fmt: skip
     return Student(nets.build("resnet8", 3, 3, 16, rng=generator(0, "test")), info).eval()
 

@@ -18,11 +18,12 @@ CLASSES = ("cat", "dog", "crane | bird")
 MATRIX = Matrix(
     methods=("zskd", "impressions"),
     references=("noise", "real_labels"),
+    few_shot=(),
     students=("half", "tiny"),
     seeds=(0, 1, 2),
     proxies=(),
 )
-NOT_DATA_FREE = {"real", "real_labels"}
+NOT_DATA_FREE = {"real", "real_labels", "zskd_few_shot"}
 
 
 class Run:

@@ -99,6 +99,23 @@ def test_rows_with_real_data_are_marked_and_the_control_is_named(run, tmp_path):
     assert re.search(r"\| half \| zskd \|  \|", table)
 
 
+def test_students_that_were_finished_on_real_images_are_marked_and_take_their_dataset_s_pictures(run, tmp_path):
+    before = build(run, tmp_path / "before")
+    for seed in run.matrix.seeds:
+        run.add_cell("zskd_few_shot", "half", seed)
+        path = run.data / "metrics" / f"zskd_few_shot-half-{seed}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"accuracy": 1.0}))
+    run.matrix = run.matrix.model_copy(update={"references": (*run.matrix.references, "zskd_few_shot")})
+    out = build(run, tmp_path / "out")
+    report = (out / "report.md").read_text()
+    assert re.search(r"\| half \| zskd_few_shot \| not data-free \|", report)
+    assert "then a few real images of each class" in Page(out / "index.html").text
+    assert report.split("**")[1] == (before / "report.md").read_text().split("**")[1], "no data-free result"
+    assert {path.name for path in (out / "pictures").iterdir()} == {
+        path.name for path in (before / "pictures").iterdir()
+    }
+
+
 def test_the_headline_names_the_best_data_free_student(run, tmp_path):
     out = build(run, tmp_path / "out")
     summary = summary_of(out)
@@ -149,7 +166,7 @@ def test_a_missing_cell_is_named_and_the_others_are_still_shown(run, tmp_path):
 
 
 def test_a_report_of_nothing_yet_says_so(run, tmp_path):
-    run.matrix = Matrix(methods=("later",), references=(), students=("half",), seeds=(0,), proxies=())
+    run.matrix = Matrix(methods=("later",), references=(), few_shot=(), students=("half",), seeds=(0,), proxies=())
     out = build(run, tmp_path / "out")
     text = Page(out / "index.html").text
     assert "no data-free result yet" in text

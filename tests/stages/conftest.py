@@ -36,6 +36,7 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
     short = {"epochs": 1, "steps_per_epoch": 2, "batch": 8}
     for block in (params["teacher"]["recipe"], params["distill"]):
         block.update(short)
+    params["few_shot"] |= {"per_class": 1, "epochs": 1, "steps_per_epoch": 2}
     params["shards"] |= {"size": 20, "holdout": 20}
     params["evaluate"]["belief"] |= {"images": 2, "steps": 2}
     for method in params["methods"].values():
@@ -43,7 +44,14 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
         if "steps" in method:
             method |= {"steps": 2, "batch": 20}
     params["teacher"]["arch"] = "lenet5"  # not an architecture of the students' file `resnet`
-    params["matrix"] = {"methods": ["noise"], "references": [], "students": ["small"], "seeds": [0], "proxies": []}
+    params["matrix"] = {
+        "methods": ["noise"],
+        "references": [],
+        "few_shot": [],
+        "students": ["small"],
+        "seeds": [0],
+        "proxies": [],
+    }
     params["students"] = {
         "small": {"arch": "lenet5_half", "labels": "stored"},
         "other": {"arch": "resnet8", "labels": "live"},

@@ -74,6 +74,16 @@ WRONG: list[tuple[Change, str]] = [
     (put("matrix.students", ["proxy"]), r"matrix\.students: 'proxy': the name of every proxy student; rename"),
     (without("matrix.proxies"), r"matrix\.proxies: missing"),
     (put("matrix.methods", ["zskd"]), r"matrix\.references: 'real': expected one of matrix\.methods \(zskd\)"),
+    (put("matrix.few_shot", ["dream"]), r"matrix\.few_shot: 'dream': expected one of matrix\.methods \(noise, "),
+    (put("matrix.few_shot", ["zskd", "zskd"]), r"matrix\.few_shot: 'zskd': stands twice"),
+    (without("few_shot.dataset"), r"few_shot\.dataset: missing"),
+    (put("few_shot.per_class", 0), r"few_shot\.per_class: 0: "),
+    (put("few_shot.epochs", 0), r"few_shot\.epochs: 0: "),
+    (put("few_shot.images", 3), r"few_shot\.images: 3: unknown key"),
+    (put("distill.loss", "l2"), r"distill\.loss: 'l2': input should be 'kl' or 'l1'"),
+    (put("distill.attention", {"weight": 1.0}), r"distill\.attention\.blocks: missing"),
+    (put("students.resnet8.interpolation", {"weight": 1}), r"students\.resnet8\.interpolation\.alpha: missing"),
+    (put("reference.attention", {"weight": 1.0, "blocks": "auto"}), r"reference\.attention: .*labels: target does"),
     (put("data.source", "web"), r"data\.source: 'web': must be one of digits, torchvision, folder, none"),
     (put("data.channels", 2), r"data\.channels: 2: "),
     (put("data.channels", 3), r"teacher\.mean: \[0\.\d+\]: data\.channels is 3; give one number per channel"),
@@ -125,6 +135,35 @@ def test_a_method_that_trains_a_proxy_may_have_it_measured(digits: dict[str, Any
     digits["matrix"]["methods"].append("adaptive_deepinversion")
     put("matrix.proxies", ["adaptive_deepinversion"])(digits)
     assert errors(digits) == []
+
+
+FEW_SHOT: list[tuple[Change, str]] = [
+    (
+        put("few_shot.dataset", "zskd"),
+        "few_shot.dataset: 'zskd': has no real images; name a method that reads real data",
+    ),
+    (put("few_shot.dataset", "pets"), "few_shot.dataset: 'pets': expected one of matrix.methods (noise, "),
+    (put("few_shot.per_class", 2000), "few_shot.per_class: 2000: methods.real.count is 1300; lower it, or raise that"),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), FEW_SHOT, ids=[line[:20] for _, line in FEW_SHOT])
+def test_where_real_images_come_last_they_must_be_there(digits: dict[str, Any], change: Change, expected: str) -> None:
+    change(digits)
+    assert errors(digits) == [], "of no concern while nobody is finished"
+    put("matrix.few_shot", ["zskd"])(digits)
+    (line,) = errors(digits)
+    assert line.startswith(expected)
+
+
+def test_terms_on_features_do_not_disturb_the_references(digits: dict[str, Any]) -> None:
+    put("distill.attention", {"weight": 1.0, "blocks": "auto"})(digits)
+    put("distill.activation_boundary", {"weight": 1.0, "margin": 1.0, "blocks": [["conv1", "conv1"]]})(digits)
+    assert errors(digits) == []
+    put("students.resnet8.labels", "stored")(digits)
+    found = errors(digits)
+    assert len(found) == 2
+    assert all(line.startswith("students.resnet8.a") and "set it to null, or labels: live" in line for line in found)
 
 
 def test_a_student_of_the_wrong_size_is_found_before_anything_runs(digits: dict[str, Any]) -> None:

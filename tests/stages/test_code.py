@@ -70,6 +70,7 @@ MAIN = {
     "teacher": {"stages.teacher"},
     "methods": {"stages.synthesize"},
     "students": {"stages.distill"},
+    "few_shot": {"stages.distill"},
     "evaluate": {"stages.evaluate"},
     "report": {"stages.report"},
 }
@@ -134,6 +135,24 @@ def test_measuring_a_proxy_depends_on_its_architecture_and_the_teachers(settings
     found = modules(content(SourceTree(project_root), roots, settings))
     assert found >= {"stages.evaluate", "pipeline.nets.wrn", "pipeline.nets.lenet"}
     assert not found & {"pipeline.nets.resnet", "pipeline.methods.zskd", "stages.synthesize"}
+
+
+def test_students_that_are_finished_on_real_images_have_a_file_of_their_own(
+    settings: Settings, project_root: Path
+) -> None:
+    before = consumers(settings)
+    settings.params["matrix"]["few_shot"].append("zskd")
+    after = consumers(settings)
+    assert set(after) - set(before) == {"few_shot/lenet5_half", "few_shot/resnet8"}
+    assert {name: after[name] for name in before} == before
+    found: dict[str, set[str]] = {}
+    for labels in ("target", "live"):
+        settings.params["few_shot"]["labels"] = labels
+        roots = consumers(settings)["few_shot/resnet8"]
+        found[labels] = modules(content(SourceTree(project_root), roots, settings))
+    assert found["target"] >= {"stages.distill", "pipeline.distill.few_shot", "pipeline.nets.resnet"}
+    assert "pipeline.datasets" not in found["target"], "real images come out of shards"
+    assert "pipeline.nets.lenet" in found["live"] - found["target"], "the teacher, to label live"
 
 
 def test_another_data_block_changes_only_the_method_that_reads_real_data(

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline import nets
+from stages.settings import lesson_of
 
 HARMLESS = "\n\n_renamed = 1  # code that changes no byte of any output\n"
 
@@ -73,7 +74,7 @@ class TestRerunTable:
             stage, *names = trace.name.removeprefix("stages.").split("-")
             consumer = {
                 "synthesize": lambda names: f"methods/{names[0]}",
-                "distill": lambda names: f"{'references' if names[0] == 'real_labels' else 'students'}/{names[1]}",
+                "distill": lambda names: f"{lesson_of(names[0]).consumer}/{names[1]}",
                 "evaluate": lambda names: f"evaluate/{names[1]}",
             }.get(stage, lambda _, stage=stage: stage)(names)
             if stage != "code":
@@ -191,6 +192,35 @@ def student(name: str) -> set[str]:
     """The stages of one student of the grown project."""
     reference = {f"reference@real-{name}-0", f"evaluate_reference@real-{name}-0"}
     return {*cells("noise", name), *cells("zskd", name), *cells("real", name), *reference}
+
+
+@pytest.mark.slow
+def test_students_can_be_finished_on_a_few_real_images(tmp_path: Path, make_project) -> None:
+    project = make_project(tmp_path)
+    project.params["matrix"] |= {"methods": ["noise", "real"], "few_shot": ["noise"]}
+    project.params["methods"]["real"]["count"] = 100
+    project.write_params()
+    assert "is right" in project.run("python", "-m", "stages.check")
+    finishing = {"few_shot@noise-small-0", "evaluate_few_shot@noise-small-0"}
+    assert project.repro() >= {*cells("noise", "small"), *cells("real", "small"), *finishing}
+    assert modules(project, "few_shot/small") == set(
+        (project.traces / "stages.distill-noise_few_shot-small-0").read_text().split()
+    )
+    metrics = json.loads((project.root / "data/metrics/noise_few_shot-small-0.json").read_text())
+    assert (metrics["data_free"], metrics["reference"]) == (False, True)
+    assert json.loads((project.root / "data/metrics/noise-small-0.json").read_text())["data_free"]
+    card = json.loads((project.root / "data/students/noise_few_shot-small-0/student.json").read_text())
+    start = json.loads((project.root / "data/students/noise-small-0/student.json").read_text())
+    assert card["few_shot"]["start"] == start["sha256"] != card["sha256"]
+    assert "| small | noise_few_shot | not data-free |" in (project.root / "data/report/report.md").read_text()
+
+    project.params["few_shot"]["learning_rate"] = 0.01
+    project.write_params()
+    assert project.repro() - {"report"} == finishing
+    project.params["matrix"]["few_shot"] = []
+    project.write_params()
+    assert project.repro() == {"report"}
+    assert "few_shot" not in (project.root / "data/report/report.md").read_text()
 
 
 @pytest.mark.slow

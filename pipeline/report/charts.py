@@ -1,22 +1,34 @@
-"""Geometry of the training curves; the template draws it."""
+"""Geometry of the small plots; the template draws it."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["HEIGHT", "WIDTH", "Chart", "Line", "Tick", "chart", "ticks"]
+from pipeline.report.series import Points
 
-WIDTH, HEIGHT = 360, 210  # user units; the page scales the drawing to its column
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 10, 28
+__all__ = ["LARGE", "SMALL", "Chart", "Curve", "Frame", "Line", "Tick", "chart", "ticks"]
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 10, 28  # margins, user units
 _POINTS = 240  # per line, at most
 _LOG_FROM = 20.0  # largest over smallest value that asks for a logarithmic axis
 
-Points = Sequence[tuple[float, float]]
+Curve = tuple[str, str, Points]  # what it is, class names of its style, (epoch or step, value)
+
+
+class Frame(NamedTuple):
+    """A plot's size in user units; the page scales the drawing to its column."""
+
+    width: float
+    height: float
+
+
+LARGE, SMALL = Frame(360, 210), Frame(250, 170)
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis."""
+    """A mark on an axis, or a level that a plot is read against."""
 
     at: float  # user units
     text: str
@@ -24,7 +36,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Line:
-    """One run's curve."""
+    """A curve."""
 
     path: str  # SVG polyline points
     style: str  # class names
@@ -35,26 +47,60 @@ class Line:
 class Chart:
     """One small plot."""
 
-    title: str
+    title: str  # what the vertical axis shows
+    by: str  # what the horizontal one does
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    left: float = _LEFT
-    right: float = WIDTH - _RIGHT
-    top: float = _TOP
-    bottom: float = HEIGHT - _BOTTOM
+    level: Tick | None
+    frame: Frame
+
+    @property
+    def legend(self) -> tuple[tuple[str, str], ...]:
+        """Each name and style once."""
+        return tuple(dict.fromkeys((line.name, line.style) for line in self.lines))
+
+    @property
+    def left(self) -> float:
+        """Where the plot begins; its four edges are in user units."""
+        return _LEFT
+
+    @property
+    def right(self) -> float:
+        """Where it ends."""
+        return self.frame.width - _RIGHT
+
+    @property
+    def top(self) -> float:
+        """Its upper edge."""
+        return _TOP
+
+    @property
+    def bottom(self) -> float:
+        """Its lower edge."""
+        return self.frame.height - _BOTTOM
 
 
 def chart(
-    title: str, curves: Sequence[tuple[str, str, Points]], low: float | None = None, high: float | None = None
+    title: str,
+    curves: Sequence[Curve],
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    by: str = "epoch",
+    frame: Frame = LARGE,
+    level: tuple[float, str] | None = None,
 ) -> Chart | None:
-    """A plot of (name, style, points) curves; None when there is nothing to draw.
+    """A plot of curves; None when there is nothing to draw.
 
     Args:
         title: what the vertical axis shows.
-        curves: points are (epoch, value).
+        curves: those without a point are left out.
         low: the axis begins here at the latest.
         high: the axis ends here at the earliest.
+        by: what the horizontal axis shows.
+        frame: the size.
+        level: a value that the curves are read against, and its name; the axis should include it.
     """
     drawn = [(name, style, _thinned(points)) for name, style, points in curves if points]
     if not drawn:
@@ -62,14 +108,17 @@ def chart(
     xs = [x for _, _, points in drawn for x, _ in points]
     ys = [y for _, _, points in drawn for _, y in points]
     logarithmic = low is None and min(ys) > 0 and max(ys) / min(ys) > _LOG_FROM
-    x_axis = _Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, logarithmic=False)
+    x_axis = _Axis(min(xs), max(xs), _LEFT, frame.width - _RIGHT, logarithmic=False)
     y_low = min(ys) if low is None else min(low, *ys)
-    y_axis = _Axis(y_low, max(ys) if high is None else max(high, *ys), HEIGHT - _BOTTOM, _TOP, logarithmic)
+    y_axis = _Axis(y_low, max(ys) if high is None else max(high, *ys), frame.height - _BOTTOM, _TOP, logarithmic)
     return Chart(
         title=f"{title}, logarithmic" if logarithmic else title,
+        by=by,
         lines=tuple(Line(_path(points, x_axis, y_axis), style, name) for name, style, points in drawn),
-        x_ticks=x_axis.ticks(5),
+        x_ticks=tuple(tick for tick in x_axis.ticks(5) if "." not in tick.text),  # there is no half epoch or step
         y_ticks=y_axis.ticks(5),
+        level=None if level is None else Tick(round(y_axis.at(level[0]), 1), level[1]),
+        frame=frame,
     )
 
 
@@ -111,7 +160,7 @@ class _Axis:
 def _thinned(points: Points) -> Points:
     """Every n-th point, the last one always."""
     step = math.ceil(len(points) / _POINTS)
-    return [point for index, point in enumerate(points) if index % step == 0 or index == len(points) - 1]
+    return tuple(point for index, point in enumerate(points) if index % step == 0 or index == len(points) - 1)
 
 
 def _path(points: Points, x_axis: _Axis, y_axis: _Axis) -> str:

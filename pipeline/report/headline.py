@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pipeline.report.inputs import FEW_SHOT
 from pipeline.report.material import Material
 from pipeline.report.numbers import Spread, count_text, percent_text
 from pipeline.report.rows import Row, best_result
@@ -73,6 +74,7 @@ def _comparisons(best: Row, rows: tuple[Row, ...]) -> list[str]:
         "real_labels": "Trained on the real labels instead, it reaches",
         "real": "Distilled on the real images, it reaches",
         "noise": "Distilled on noise, the control, it reaches",
+        f"{best.method}{FEW_SHOT}": "Finished on a few real images of each class, no longer data-free, it reaches",
     }
     same = {row.method: row for row in rows if row.student == best.student and row.kind != "result"}
     return [

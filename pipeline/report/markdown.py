@@ -11,16 +11,24 @@ from pipeline.report.numbers import (
     Spread,
     count_text,
     duration_text,
+    mte_text,
     nats_text,
     percent_text,
+    points_text,
     rate_text,
     spread_of,
 )
+from pipeline.report.online import comparisons
 from pipeline.report.rows import Row
 
 __all__ = ["markdown"]
 
 _KIND = {"result": "", "control": "control", "real": "not data-free"}
+_MTE = " MTE, the mean transition error, is how far student and teacher are apart on the way between classes."
+_ONLINE = (
+    "Proxy students trained while the images were made, on new ones all along; offline students trained afterwards, "
+    "from the stored images alone. Differences are offline minus online."
+)
 _MARKUP = re.compile(r"[\\`*\[\]|#~]|\b_|_\b|(?<!\w)_")  # an underscore inside a word is plain text
 
 
@@ -31,8 +39,9 @@ def markdown(title: str, material: Material, rows: tuple[Row, ...], opening: Hea
         f"**{_escaped(opening.lead)}** {_escaped(' '.join(opening.body))}",
         "## Results",
         "Accuracy and agreement in per cent, KL(teacher || student) in nats; "
-        "mean ± sample standard deviation over n seeds, last epoch.",
+        "mean ± sample standard deviation over n seeds, last epoch." + (_MTE if any(row.mte for row in rows) else ""),
         _results(material, rows),
+        *_section("Online and offline", _online(material, rows)),
         *_section("Missing", "\n".join(f"- {_escaped(item)}" for item in material.missing)),
         *_section("Every seed", _seeds(rows)),
         *_section("Accuracy of each class", _classes(material, rows)),
@@ -43,32 +52,46 @@ def markdown(title: str, material: Material, rows: tuple[Row, ...], opening: Hea
     return ("\n\n".join(part for part in parts if part) + "\n").encode()
 
 
-def _results(material: Material, rows: Iterable[Row]) -> str:
+def _results(material: Material, rows: Sequence[Row]) -> str:
+    walked = any(row.mte for row in rows)
     lines: list[tuple[object, ...]] = [
-        (
-            row.student,
-            row.method,
-            _KIND[row.kind],
-            percent_text(row.accuracy),
-            percent_text(row.agreement),
-            nats_text(row.kl),
-            len(row.cells),
-        )
-        for row in rows
+        (row.student, row.method, _KIND[row.kind], *_measured(row, walked), len(row.cells)) for row in rows
     ]
     if material.teacher.accuracy is not None:
-        lines.append(
+        accuracy = _numbers(material.teacher.accuracy)
+        gaps = [ABSENT] * (4 if walked else 3)
+        lines.append(("teacher", material.teacher.arch, _KIND["real"], *accuracy, *gaps))
+    return _table(("student", "trained on", "", *_heads(walked), "n"), lines)
+
+
+def _online(material: Material, rows: Sequence[Row]) -> str:
+    found = comparisons(material, rows)
+    walked = any(row.mte for one in found for row in (one.proxy, *one.offline))
+    lines: list[tuple[object, ...]] = []
+    for one in found:
+        lines.append((one.method, one.proxy.cells[0].arch, "online", ABSENT, *_measured(one.proxy, walked), 1))
+        lines += [
             (
-                "teacher",
-                material.teacher.arch,
-                _KIND["real"],
-                *_numbers(material.teacher.accuracy),
-                ABSENT,
-                ABSENT,
-                ABSENT,
+                one.method,
+                row.student,
+                "offline" if one.alike(row) else "offline, another architecture",
+                points_text(one.difference(row)),
+                *_measured(row, walked),
+                len(row.cells),
             )
-        )
-    return _table(("student", "trained on", "", "accuracy", "agreement", "KL", "n"), lines)
+            for row in one.offline
+        ]
+    head = ("method", "student", "trained", "to the proxy, points", *_heads(walked), "n")
+    return f"{_ONLINE}\n\n{_table(head, lines)}" if lines else ""
+
+
+def _heads(walked: bool) -> list[str]:
+    return ["accuracy", "agreement", "KL", *(["MTE"] if walked else [])]
+
+
+def _measured(row: Row, walked: bool) -> list[str]:
+    found = [percent_text(row.accuracy), percent_text(row.agreement), nats_text(row.kl)]
+    return [*found, mte_text(row.mte)] if walked else found
 
 
 def _seeds(rows: Iterable[Row]) -> str:

@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.core.errors import DataError
 from pipeline.metrics import Metrics, cell_name, proxy_name, read_metrics
-from pipeline.report.history import HistoryRow, read_history
+from pipeline.report.dataset import DatasetFacts, flat, read_dataset
 from pipeline.report.inputs import ReportInputs
-from pipeline.report.pictures import Pictures, first_images
-from pipeline.shards.reader import Dataset
+from pipeline.report.series import Series, read_series
 
 __all__ = ["DatasetFacts", "Material", "Provenance", "TeacherFacts", "read_material"]
 
@@ -47,27 +46,14 @@ class Provenance(_Facts):
 
 
 @dataclass(frozen=True)
-class DatasetFacts:
-    """One dataset: what its manifest says, and its first pictures."""
-
-    data_free: bool
-    manifest_sha256: str
-    params: dict[str, str]
-    images: int  # of the train split
-    shards: int
-    bytes: int
-    teacher_agreement: float  # share of images on which the teacher names the class that was aimed at
-    pictures: Pictures
-
-
-@dataclass(frozen=True)
 class Material:
     """Everything that was found; `missing` names what was not."""
 
     teacher: TeacherFacts
     cells: tuple[Metrics, ...]  # in the matrix's order: student, method, seed
     proxies: dict[str, Metrics]  # by method
-    histories: dict[str, tuple[HistoryRow, ...]]  # by cell
+    histories: dict[str, Series]  # by cell: loss and held-out agreement, by epoch
+    beliefs: dict[str, Series]  # by cell, proxies among them: transition curves of student and teacher, by step
     datasets: dict[str, DatasetFacts]
     synthesis: dict[str, Provenance]  # by dataset
     training: dict[str, Provenance]  # by cell
@@ -94,12 +80,14 @@ def read_material(inputs: ReportInputs) -> Material:
     cells = each("metrics", names, ".json", read_metrics, "result of")
     found = tuple(cells)
     proxies = each("metrics", map(proxy_name, matrix.proxies), ".json", read_metrics, "result of")
+    walked = [metrics.cell for metrics in (*cells.values(), *proxies.values()) if metrics.belief is not None]
     return Material(
         teacher=teacher,
         cells=tuple(cells.values()),
         proxies={metrics.method: metrics for metrics in proxies.values()},
-        histories=each("history", found, ".csv", read_history, "training curve of"),
-        datasets=each("synthetic", matrix.datasets, "", lambda path: _read_dataset(path, *pictures), "dataset"),
+        histories=each("history", found, ".csv", _read_history, "training curve of"),
+        beliefs=each("belief", walked, ".csv", _read_beliefs, "transition curves of"),
+        datasets=each("synthetic", matrix.datasets, "", lambda path: read_dataset(path, *pictures), "dataset"),
         synthesis=each("provenance/synthetic", matrix.datasets, ".json", _read_provenance, "cost of dataset"),
         training=each("provenance/students", found, ".json", _read_provenance, "cost of training"),
         missing=tuple(missing),
@@ -110,24 +98,17 @@ def _read_teacher(path: Path) -> TeacherFacts:
     return _validated(TeacherFacts, _read_json(path), path)
 
 
-def _read_dataset(folder: Path, classes: int, per_class: int) -> DatasetFacts:
-    dataset = Dataset.open(folder)
-    manifest = dataset.manifest
-    return DatasetFacts(
-        data_free=manifest.data_free,
-        manifest_sha256=dataset.sha256,
-        params=_flat(manifest.method_params),
-        images=manifest.samples.train,
-        shards=len(manifest.entries("train")),
-        bytes=sum(shard.bytes for shard in manifest.shards),
-        teacher_agreement=manifest.teacher_agreement,
-        pictures=first_images(dataset, classes, per_class),
-    )
+def _read_history(path: Path) -> Series:
+    return read_series(path, "epoch", {"loss", "holdout_agreement"}, "distill")
+
+
+def _read_beliefs(path: Path) -> Series:
+    return read_series(path, "step", {"student", "teacher"}, "evaluate")
 
 
 def _read_provenance(path: Path) -> Provenance:
     content = _read_json(path)
-    environment = _flat({key: value for key, value in content.items() if key not in {"seconds", "images"}})
+    environment = flat({key: value for key, value in content.items() if key not in {"seconds", "images"}})
     return _validated(Provenance, content | {"environment": environment}, path)
 
 
@@ -141,17 +122,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected an object, found {type(content).__name__}")
     return cast(dict[str, Any], content)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values under dotted keys, as text."""
-    leaves: dict[str, str] = {}
-    for key, value in sorted(tree.items()):
-        if isinstance(value, dict):
-            leaves |= _flat(cast(dict[str, Any], value), f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return leaves
 
 
 F = TypeVar("F", bound=_Facts)

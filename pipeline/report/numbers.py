@@ -10,8 +10,10 @@ __all__ = [
     "bytes_text",
     "count_text",
     "duration_text",
+    "mte_text",
     "nats_text",
     "percent_text",
+    "points_text",
     "rate_text",
     "spread_of",
 ]
@@ -55,6 +57,19 @@ def percent_text(spread: Spread | None) -> str:
 def nats_text(spread: Spread | None) -> str:
     """A divergence in nats, such as ``0.142 ± 0.010``."""
     return _spread_text(spread, 1, 3)
+
+
+def mte_text(spread: Spread | None) -> str:
+    """A mean transition error, between 0 and 1, such as ``0.057 ± 0.004``."""
+    return _spread_text(spread, 1, 3)
+
+
+def points_text(difference: float | None) -> str:
+    """A difference of shares in points, always with a sign, such as ``+1.20``."""
+    if difference is None:
+        return ABSENT
+    points = f"{difference * 100:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return "0.00" if points[1:] == "0.00" else points
 
 
 def count_text(count: float) -> str:

@@ -55,6 +55,11 @@ class Row:
         return spread_of(cell.kl_to_teacher for cell in self.cells)
 
     @property
+    def mte(self) -> Spread | None:
+        """The mean transition error between student and teacher, where belief match was measured."""
+        return spread_of(cell.belief.mte if cell.belief else None for cell in self.cells)
+
+    @property
     def score(self) -> Spread | None:
         """Accuracy, or agreement where there is no real data."""
         return self.accuracy or self.agreement

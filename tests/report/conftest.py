@@ -1,7 +1,8 @@
 """A small finished run on disk: three datasets as real shards, and made-up measurements of the students."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,19 @@ from pipeline.core.files import sha256_bytes
 from pipeline.metrics import Cell, Metrics, class_labels
 from pipeline.report import Matrix, ReportInputs, ReportParams, class_similarity
 from pipeline.shards.encode import encode_shard
-from pipeline.shards.schema import FORMAT_VERSION, Manifest, ShardEntry, TeacherCard, Totals, fields_of, manifest_bytes
+from pipeline.shards.reader import Dataset
+from pipeline.shards.schema import (
+    FORMAT_VERSION,
+    AttachmentEntry,
+    Manifest,
+    ShardEntry,
+    TeacherCard,
+    Totals,
+    fields_of,
+    manifest_bytes,
+)
+
+sys.path.insert(0, str(Path(__file__).parent))  # helper modules
 
 CLASSES = ("cat", "dog", "crane | bird")
 MATRIX = Matrix(
@@ -88,18 +101,59 @@ class Run:
             parameters=1234,
             note=None if self.accuracy else "No accuracy can be given: there is no real labelled data.",
         )
-        self.cells[cell.name] = metrics
-        self.write(f"metrics/{cell.name}.json", metrics.model_dump())
+        self.put(metrics)
         self.write(f"provenance/students/{cell.name}.json", self.cost(30, 9000))
         lines = [f"{epoch},{10 / epoch},{0.1},{1 - 1 / epoch}" for epoch in range(1, 6)]
         history = self.data / "history" / f"{cell.name}.csv"
         history.parent.mkdir(exist_ok=True)
         history.write_text("\n".join(["epoch,loss,learning_rate,holdout_agreement", *lines]) + "\n")
 
+    def add_proxy(self, method: str, **measured: object) -> None:
+        """The proxy student of a method's dataset, and that the matrix asks for it."""
+        like = self.cells[f"{method}-half-0"].model_dump()
+        cell = {"cell": f"{method}-proxy", "student": "proxy", "seed": 0, "online": True}
+        self.put(Metrics.model_validate(like | cell | measured))
+        self.matrix = self.matrix.model_copy(update={"proxies": (*self.matrix.proxies, method)})
+
+    def walk(self, cell: str, mte: float, student: Sequence[float], teacher: Sequence[float]) -> None:
+        """Belief match of one cell."""
+        belief = {"mte": mte, "images": 40, "steps": len(student), "step_size": 0.5, "stepped": "student"}
+        self.put(Metrics.model_validate(self.cells[cell].model_dump() | {"belief": belief}))
+        rows = [f"{k},{ours},0.1,{theirs},0.1" for k, (ours, theirs) in enumerate(zip(student, teacher, strict=True))]
+        self.write_text(f"belief/{cell}.csv", "\n".join(["step,student,student_se,teacher,teacher_se", *rows]) + "\n")
+
+    def attach(
+        self, method: str, files: Mapping[str, tuple[str, bytes]], params: Mapping[str, object] | None = None
+    ) -> None:
+        """Files, by name with their kind and content, beside a dataset's shards; its block may be another."""
+        entries = tuple(
+            AttachmentEntry(
+                name=name,
+                kind=kind,
+                facts={"arch": "tiny <b>", "epoch": 3},
+                bytes=len(content),
+                sha256=sha256_bytes(content),
+            )
+            for name, (kind, content) in sorted(files.items())
+        )
+        folder = self.data / "synthetic" / method
+        manifest = Dataset.open(folder).manifest
+        for name, (_, content) in files.items():
+            (folder / name).write_bytes(content)
+        changes = {"attachments": entries, "method_params": dict(params or manifest.method_params)}
+        (folder / "manifest.json").write_bytes(manifest_bytes(manifest.model_copy(update=changes)))
+
+    def put(self, metrics: Metrics) -> None:
+        self.cells[metrics.cell] = metrics
+        self.write(f"metrics/{metrics.cell}.json", metrics.model_dump())
+
     def write(self, name: str, content: object) -> None:
+        self.write_text(name, json.dumps(content))
+
+    def write_text(self, name: str, content: str) -> None:
         path = self.data / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content))
+        path.write_text(content)
 
     def inputs(self) -> ReportInputs:
         weights = np.random.default_rng(1).normal(size=(len(self.classes), 5))

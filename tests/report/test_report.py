@@ -3,46 +3,16 @@
 import csv
 import json
 import re
-from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
+from opened import Page, build, summary_of
 
 from pipeline.core.errors import DataError, ShardError
 from pipeline.report import Matrix, build_report
 from pipeline.report.material import read_material
 
 HOSTILE = '"><script src=http://evil.example/x.js></script><img src=x onerror=alert(1)>'
-
-
-def build(run, out: Path) -> Path:
-    build_report(run.inputs(), out)
-    return out
-
-
-def summary_of(out: Path) -> dict:
-    return json.loads((out / "summary.json").read_text())
-
-
-class Page(HTMLParser):
-    """Collects elements and text; fails on nothing by itself."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 def test_means_and_sample_standard_deviations_equal_numpys(run, tmp_path):

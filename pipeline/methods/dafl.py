@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import NonNegativeFloat
@@ -37,12 +37,6 @@ class Method(GenerationParams):
     sees a student. Here it is trained alone, with the same result for the generator at a fraction of the cost, and the
     students learn from what its states along the training put out (`snapshots`).
     """
-
-    data_free: ClassVar[bool] = True
-    soft_targets: ClassVar[bool] = False
-    batch_norm: ClassVar[bool] = False
-    attaches: ClassVar[bool] = True
-    reads: ClassVar[tuple[str, ...]] = ()
 
     one_hot: NonNegativeFloat
     activation: NonNegativeFloat

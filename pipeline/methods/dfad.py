@@ -1,7 +1,6 @@
 """DFAD, Fang et al. (2019), with activation regularisation and virtual interpolation, Qu, Wang and Xiao (2021)."""
 
 from contextlib import AbstractContextManager
-from typing import ClassVar
 
 import torch
 from pydantic import PositiveInt
@@ -41,12 +40,6 @@ class Method(GenerationParams):
     matching and mixup for them follows the works it cites; every weight is this project's. Both act on the proxy's
     steps; null switches either off, which leaves DFAD.
     """
-
-    data_free: ClassVar[bool] = True
-    soft_targets: ClassVar[bool] = False
-    batch_norm: ClassVar[bool] = False
-    attaches: ClassVar[bool] = True
-    reads: ClassVar[tuple[str, ...]] = ()
 
     proxy: Opponent
     student_steps: PositiveInt

@@ -1,7 +1,6 @@
 """ZSKT: Micaelli and Storkey, "Zero-shot Knowledge Transfer via Adversarial Belief Matching" (NeurIPS 2019)."""
 
 from contextlib import AbstractContextManager
-from typing import ClassVar
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -30,12 +29,6 @@ class Method(GenerationParams):
     With `fresh` each proxy step has images of its own, as in the modified ZSKT of Ferles et al. (2020), which gained
     1 to 3 points; else all steps of an iteration repeat the generator's batch, as published.
     """
-
-    data_free: ClassVar[bool] = True
-    soft_targets: ClassVar[bool] = False
-    batch_norm: ClassVar[bool] = False
-    attaches: ClassVar[bool] = True
-    reads: ClassVar[tuple[str, ...]] = ()
 
     proxy: Opponent
     temperature: PositiveFloat  # tau in tau^2 KL; 1 published

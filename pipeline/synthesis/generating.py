@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt
@@ -40,7 +40,13 @@ class SnapshotParams(Block):
 
 
 class GenerationParams(Block):
-    """What all generator methods have in common."""
+    """What all generator methods have in common: their parameters, what they declare, and `fit`."""
+
+    data_free: ClassVar[bool] = True
+    soft_targets: ClassVar[bool] = False
+    batch_norm: ClassVar[bool] = False
+    attaches: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ()
 
     generator: GeneratorParams
     views: Augment  # a random view of each image in training; the image itself is stored

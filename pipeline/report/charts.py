@@ -9,7 +9,7 @@ from pipeline.report.series import Points
 
 __all__ = ["LARGE", "SMALL", "Chart", "Curve", "Frame", "Line", "Tick", "chart", "ticks"]
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 10, 28  # margins, user units
+_RIGHT, _TOP, _BOTTOM = 8, 10, 28  # margins, user units
 _POINTS = 240  # per line, at most
 _LOG_FROM = 20.0  # largest over smallest value that asks for a logarithmic axis
 
@@ -21,9 +21,10 @@ class Frame(NamedTuple):
 
     width: float
     height: float
+    left: float  # margin for the numbers
 
 
-LARGE, SMALL = Frame(360, 210), Frame(250, 170)
+LARGE, SMALL = Frame(360, 210, 44), Frame(200, 150, 38)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Chart:
     @property
     def left(self) -> float:
         """Where the plot begins; its four edges are in user units."""
-        return _LEFT
+        return self.frame.left
 
     @property
     def right(self) -> float:
@@ -108,7 +109,7 @@ def chart(
     xs = [x for _, _, points in drawn for x, _ in points]
     ys = [y for _, _, points in drawn for _, y in points]
     logarithmic = low is None and min(ys) > 0 and max(ys) / min(ys) > _LOG_FROM
-    x_axis = _Axis(min(xs), max(xs), _LEFT, frame.width - _RIGHT, logarithmic=False)
+    x_axis = _Axis(min(xs), max(xs), frame.left, frame.width - _RIGHT, logarithmic=False)
     y_low = min(ys) if low is None else min(low, *ys)
     y_axis = _Axis(y_low, max(ys) if high is None else max(high, *ys), frame.height - _BOTTOM, _TOP, logarithmic)
     return Chart(

@@ -57,4 +57,4 @@ class ReportInputs:
     matrix: Matrix
     teacher: Path  # teacher.json
     similarity: NDArray[float64] | None  # [K, K], see `class_similarity`; None for a teacher without a linear head
-    data: Path  # the folder with metrics/, history/, provenance/ and synthetic/
+    data: Path  # the folder with metrics/, belief/, history/, provenance/ and synthetic/

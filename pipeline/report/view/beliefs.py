@@ -33,7 +33,7 @@ def _panel(title: str, rows: Sequence[Row], material: Material, styles: Styles) 
     drawn = [row for row in rows if any(cell.cell in material.beliefs for cell in row.cells)]
     results = [row for row in drawn if row.kind == "result"]
     others = [row for row in drawn if row.kind != "result"]
-    charts = [_chart("data-free", results, material, styles), _chart("to compare with", others, material, styles)]
+    charts = [_chart("data-free students", results, material, styles), _chart("to compare with", others, material, styles)]
     legend = [(row.method, styles.get(row.method, UNKNOWN)) for row in drawn]
     return {"title": title, "charts": [one for one in charts if one is not None], "legend": legend}
 
@@ -47,7 +47,7 @@ def _chart(which: str, rows: Sequence[Row], material: Material, styles: Styles) 
             (f"{row.method}, student", style, mean_points(found, "student")),
             (f"{row.method}, teacher", f"{style} dashed", mean_points(found, "teacher")),
         ]
-    return chart(f"belief in the class steered towards, {which}", curves, low=0.0, high=1.0, by="step")
+    return chart(f"{which}: belief in the new class", curves, low=0.0, high=1.0, by="step")
 
 
 def _settings(measured: Sequence[Belief], material: Material) -> dict[str, str]:

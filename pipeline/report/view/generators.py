@@ -37,7 +37,7 @@ def _charts(fit: Series, classes: int, style: str) -> list[Chart]:
     charts = [
         chart("confidence", confidence, low=0.0, high=1.0, frame=SMALL),
         chart("class entropy, nats", [("", style, entropy)], 0.0, most * _HEADROOM, frame=SMALL, level=level),
-        chart("teacher and proxy disagree, %", [("", style, apart)], low=0.0, high=100.0, frame=SMALL),
+        chart("disagreement, %", [("", style, apart)], low=0.0, high=100.0, frame=SMALL),
         *(chart("losses" if len(curves) > 1 else curves[0][0], curves, frame=SMALL) for curves in _losses(fit)),
     ]
     return [one for one in charts if one is not None]
@@ -52,7 +52,7 @@ def _losses(fit: Series) -> list[list[Curve]]:
         if not groups or _magnitude(curve) > _APART * max(_magnitude(groups[-1][0]), 1e-12):
             groups.append([])
         groups[-1].append(curve)
-    return groups
+    return [sorted(group, key=curves.index) for group in groups]
 
 
 def _magnitude(curve: Curve) -> float:

@@ -12,7 +12,7 @@ Styles = dict[str, str]  # by method: class names of the style sheet
 UNKNOWN = "line other"  # what no row is named after
 
 _PALETTE = 6  # colours in the style sheet
-_DASHES = 3  # dash patterns there
+_DASHES = 4  # dash patterns there
 _SHADES = 4  # greys there
 
 

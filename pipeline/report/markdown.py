@@ -99,6 +99,7 @@ def _seeds(rows: Iterable[Row]) -> str:
         (
             row.student,
             row.method,
+            _KIND[row.kind],
             cell.seed,
             *_numbers(cell.accuracy, cell.agreement),
             nats_text(spread_of([cell.kl_to_teacher])),
@@ -106,16 +107,21 @@ def _seeds(rows: Iterable[Row]) -> str:
         for row in rows
         for cell in row.cells
     ]
-    return _table(("student", "trained on", "seed", "accuracy", "agreement", "KL"), lines)
+    return _table(("student", "trained on", "", "seed", "accuracy", "agreement", "KL"), lines)
 
 
 def _classes(material: Material, rows: Sequence[Row]) -> str:
     measured = [row for row in rows if any(cell.per_class for cell in row.cells)]
     if not measured:
         return ""
-    head = ("class", *(f"{row.student}, {row.method}" for row in measured))
+    head = ("class", *(_named(row) for row in measured))
     names = class_labels(material.teacher.classes)
     return _table(head, [(name, *_numbers(*(row.class_accuracy(name) for row in measured))) for name in names])
+
+
+def _named(row: Row) -> str:
+    name = f"{row.student}, {row.method}"
+    return f"{name} ({_KIND[row.kind]})" if _KIND[row.kind] else name
 
 
 def _cost(material: Material) -> str:

@@ -12,6 +12,7 @@ import torch
 from pipeline.core.files import sha256_bytes
 from pipeline.metrics import Cell, Metrics, class_labels
 from pipeline.report import Matrix, ReportInputs, ReportParams, class_similarity
+from pipeline.report.inputs import FEW_SHOT
 from pipeline.shards.encode import encode_shard
 from pipeline.shards.reader import Dataset
 from pipeline.shards.schema import (
@@ -36,7 +37,7 @@ MATRIX = Matrix(
     seeds=(0, 1, 2),
     proxies=(),
 )
-NOT_DATA_FREE = {"real", "real_labels", "zskd_few_shot"}
+NOT_DATA_FREE = {"real", "real_labels"}
 
 
 class Run:
@@ -77,7 +78,7 @@ class Run:
             method=method,
             student=student,
             seed=seed,
-            data_free=method not in NOT_DATA_FREE,
+            data_free=method not in NOT_DATA_FREE and not method.endswith(FEW_SHOT),
             reference=method in MATRIX.references,
             online=False,
         )
@@ -118,7 +119,7 @@ class Run:
     def walk(self, cell: str, mte: float, student: Sequence[float], teacher: Sequence[float]) -> None:
         """Belief match of one cell."""
         belief = {"mte": mte, "images": 40, "steps": len(student), "step_size": 0.5, "stepped": "student"}
-        self.put(Metrics.model_validate(self.cells[cell].model_dump() | {"belief": belief}))
+        self.change(cell, belief=belief)
         rows = [f"{k},{ours},0.1,{theirs},0.1" for k, (ours, theirs) in enumerate(zip(student, teacher, strict=True))]
         self.write_text(f"belief/{cell}.csv", "\n".join(["step,student,student_se,teacher,teacher_se", *rows]) + "\n")
 
@@ -142,6 +143,10 @@ class Run:
             (folder / name).write_bytes(content)
         changes = {"attachments": entries, "method_params": dict(params or manifest.method_params)}
         (folder / "manifest.json").write_bytes(manifest_bytes(manifest.model_copy(update=changes)))
+
+    def change(self, cell: str, **measured: object) -> None:
+        """What was measured of a cell is something else."""
+        self.put(Metrics.model_validate(self.cells[cell].model_dump() | measured))
 
     def put(self, metrics: Metrics) -> None:
         self.cells[metrics.cell] = metrics

@@ -1,12 +1,14 @@
 """The report as its readers' programs open it."""
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.report import build_report
 
-__all__ = ["Page", "build", "summary_of"]
+__all__ = ["Page", "Plot", "build", "plots", "section", "summary_of"]
 
 
 def build(run, out: Path) -> Path:
@@ -36,3 +38,33 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.words).split())
+
+
+def section(out: Path, heading: str) -> str:
+    """The page's HTML below a heading, up to the next; empty where there is no such heading."""
+    parts = (out / "index.html").read_text(encoding="utf-8").split("<h2>")
+    return next((part for part in parts if part.startswith(f"{heading}</h2>")), "")
+
+
+class Plot(NamedTuple):
+    """A small plot, in its own units."""
+
+    caption: str
+    lines: dict[str, tuple[str, list[tuple[float, float]]]]  # by name: class names, points
+    texts: list[str]
+
+
+def plots(html: str) -> list[Plot]:
+    """Every plot of a piece of the page, values read off between the labelled lines of its grid."""
+    return [_plot(figure) for figure in re.findall(r"<figure.*?</figure>", html, re.DOTALL)]
+
+
+def _plot(figure: str) -> Plot:
+    grid = re.findall(r'<line class="grid"[^>]* y1="([^"]+)"[^>]*/>\s*<text[^>]*>([^<]+)<', figure)
+    (low, zero), (high, one) = ((float(at), float(text)) for at, text in (grid[0], grid[-1]))
+    lines = {}
+    for style, path, name in re.findall(r'<polyline class="([^"]+)" points="([^"]+)">(?:<title>([^<]*))?', figure):
+        pairs = [tuple(map(float, pair.split(","))) for pair in path.split()]
+        lines[name] = (style, [(x, zero + (y - low) / (high - low) * (one - zero)) for x, y in pairs])
+    caption = re.search(r"<figcaption>([^<]*)", figure)[1]
+    return Plot(caption, lines, re.findall(r"<text[^>]*>([^<]*)", figure))

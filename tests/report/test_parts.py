@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.report.charts import chart, ticks
 from pipeline.report.drawing import data_uri, short_label
-from pipeline.report.numbers import Spread, bytes_text, count_text, duration_text, percent_text, spread_of
+from pipeline.report.numbers import Spread, bytes_text, count_text, duration_text, percent_text, points_text, spread_of
 from pipeline.report.pictures import first_images, sheet_png, shown_classes, strip_png
 from pipeline.report.similarity import class_similarity, colours, similarity_png
 from pipeline.shards.reader import Dataset
@@ -113,6 +113,18 @@ def test_curves_of_no_one_point_or_one_value_can_be_drawn():
     assert chart("share", [("a", "s0", [(1, 0.5), (2, 0.5)])], low=0.0, high=1.0).y_ticks
 
 
+def test_a_level_stands_where_its_value_does():
+    drawn = chart("entropy", [("a", "s0", [(1, 0.0), (2, 4.0)])], level=(3.0, "most"))
+    assert drawn.level.at == pytest.approx(drawn.bottom + (drawn.top - drawn.bottom) * 3 / 4)
+    assert drawn.level.text == "most"
+
+
+def test_epochs_and_steps_are_marked_at_whole_numbers_only():
+    for last in (1, 2, 3, 4):
+        drawn = chart("loss", [("a", "s0", [(k, 1.0) for k in range(1, last + 1)])])
+        assert [tick.text for tick in drawn.x_ticks] == [str(k) for k in range(1, last + 1)]
+
+
 def test_a_long_curve_is_thinned_and_keeps_its_last_point():
     drawn = chart("loss", [("a", "s0", [(k, float(k)) for k in range(10_001)])])
     points = drawn.lines[0].path.split()
@@ -123,6 +135,13 @@ def test_a_long_curve_is_thinned_and_keeps_its_last_point():
 def test_numbers_read_well():
     assert percent_text(Spread((0.9612, 0.9634))) == "96.23 ± 0.16"
     assert percent_text(Spread((1.0,))) == "100.00"
+    assert [points_text(d) for d in (0.0123, -0.5, 0.00001, -0.00001, None)] == [
+        "+1.23",
+        "\u221250.00",
+        "0.00",
+        "0.00",
+        "\u2013",
+    ]
     assert spread_of([None, None]) is None
     assert spread_of([None, 0.5]) == Spread((0.5,))
     assert [duration_text(s) for s in (0.84, 48.4, 200, 7500, 59.7, 3599.7)] == [

@@ -79,7 +79,14 @@ def test_students_that_were_finished_on_real_images_are_marked_and_take_their_da
     out = build(run, tmp_path / "out")
     report = (out / "report.md").read_text()
     assert re.search(r"\| half \| zskd_few_shot \| not data-free \|", report)
-    assert "then a few real images of each class" in Page(out / "index.html").text
+    page = Page(out / "index.html").text
+    assert "zskd_few_shot not data-free then a few real images of each class" in page
+    for table in ("Class by class", "Each student's training", "Every seed"):
+        part = page.split(table)[1]
+        assert "zskd_few_shot not data-free" in part[: part.index("Make it again")]
+    for table in ("Every seed", "Accuracy of each class"):
+        named = report.split(f"## {table}")[1].split("## ")[0].count("zskd_few_shot")
+        assert report.split(f"## {table}")[1].split("## ")[0].count("not data-free") >= named > 0
     assert report.split("**")[1] == (before / "report.md").read_text().split("**")[1], "no data-free result"
     assert {path.name for path in (out / "pictures").iterdir()} == {
         path.name for path in (before / "pictures").iterdir()
@@ -99,6 +106,20 @@ def test_the_headline_names_the_best_data_free_student(run, tmp_path):
     gap = (0.975 - best) * 100
     assert f"{abs(gap):.2f} points {'below' if gap > 0 else 'above'} its teacher" in body
     assert "best of 4 data-free combinations" in body
+
+
+def test_the_best_student_is_compared_with_itself_finished_on_real_images(run, tmp_path):
+    summary = summary_of(build(run, tmp_path / "before"))
+    means = {(summary[m][s]["accuracy_mean"], m, s) for m in run.matrix.methods for s in run.matrix.students}
+    _, method, student = max(means)
+    for seed in run.matrix.seeds:
+        run.add_cell(f"{method}_few_shot", student, seed)
+    run.matrix = run.matrix.model_copy(update={"references": (*run.matrix.references, f"{method}_few_shot")})
+    out = build(run, tmp_path / "out")
+    finished = summary_of(out)[f"{method}_few_shot"][student]
+    shown = f"{finished['accuracy_mean'] * 100:.2f} ± {finished['accuracy_std'] * 100:.2f}"
+    sentence = f"Finished on a few real images of each class, no longer data-free, it reaches {shown}"
+    assert sentence in Page(out / "index.html").text
 
 
 def test_stale_metrics_are_ignored(run, tmp_path):
@@ -153,6 +174,9 @@ def test_without_real_data_no_accuracy_appears(make_run, tmp_path):
 
 
 def test_the_page_loads_nothing_from_anywhere(run, tmp_path):
+    run.add_proxy("zskd")
+    run.walk("zskd-proxy", 0.1, [0.0, 1.0], [0.0, 0.5])
+    run.attach("zskd", {"fit.csv": ("history", b"epoch,confidence,loss\n1,0.5,1\n2,0.6,2\n")})
     out = build(run, tmp_path / "out")
     for tag, attributes in Page(out / "index.html").tags:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base", "video", "audio", "source"}

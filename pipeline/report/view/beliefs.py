@@ -33,7 +33,10 @@ def _panel(title: str, rows: Sequence[Row], material: Material, styles: Styles) 
     drawn = [row for row in rows if any(cell.cell in material.beliefs for cell in row.cells)]
     results = [row for row in drawn if row.kind == "result"]
     others = [row for row in drawn if row.kind != "result"]
-    charts = [_chart("data-free students", results, material, styles), _chart("to compare with", others, material, styles)]
+    charts = [
+        _chart("data-free students", results, material, styles),
+        _chart("to compare with", others, material, styles),
+    ]
     legend = [(row.method, styles.get(row.method, UNKNOWN)) for row in drawn]
     return {"title": title, "charts": [one for one in charts if one is not None], "legend": legend}
 

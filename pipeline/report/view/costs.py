@@ -31,7 +31,10 @@ def costs(material: Material) -> dict[str, Any]:
                 "rate": rate_text(cost.images, cost.seconds),
                 "images": count_text(cost.images),
             }
-            training.append({"student": cell.student, "method": cell.method, "seed": str(cell.seed), **shown})
+            kind = "" if cell.data_free else "real"
+            training.append(
+                {"student": cell.student, "method": cell.method, "kind": kind, "seed": str(cell.seed), **shown}
+            )
     return {"synthesis": synthesis, "training": training}
 
 

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from pipeline.report.charts import SMALL, Chart, Curve, chart
+from pipeline.report.drawing import short_label
 from pipeline.report.material import Material
 from pipeline.report.series import Series
 from pipeline.report.view.styles import UNKNOWN, Styles, coloured
@@ -46,7 +47,9 @@ def _charts(fit: Series, classes: int, style: str) -> list[Chart]:
 def _losses(fit: Series) -> list[list[Curve]]:
     """The losses, those of like magnitude together, each in a colour of its own."""
     names = [name for name in fit.columns if name.endswith(_LOSS) and fit.points(name)]
-    curves = [(name.replace("_", " "), coloured(index), fit.points(name)) for index, name in enumerate(names)]
+    curves = [
+        (short_label(name.replace("_", " "), 24), coloured(index), fit.points(name)) for index, name in enumerate(names)
+    ]
     groups: list[list[Curve]] = []
     for curve in sorted(curves, key=_magnitude):
         if not groups or _magnitude(curve) > _APART * max(_magnitude(groups[-1][0]), 1e-12):

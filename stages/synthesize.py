@@ -100,9 +100,10 @@ def synthesize(settings: Settings, name: str, part: str | None) -> None:
             attachments=work.attachments.entries() or (),
         )
         publish(work, manifest, DATA / "synthetic" / name)
+        fitted = work.checkpoint("fit").seconds()
     write_provenance(
         PROVENANCE / "synthetic" / f"{name}.json",
-        seconds=sum(record.seconds for record in records),
+        seconds=fitted + sum(record.seconds for record in records),
         images=sum(record.samples for record in records),
         workers=executor.workers,
         compute=settings.compute,

@@ -1,6 +1,7 @@
 """Training state on disk: nested dicts of tensors and plain values in one safetensors file, replaced atomically."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         """`path` need not exist; its folder must."""
         self.path = path
+        self._spent, self._since = 0.0, time.perf_counter()
 
     def save(self, state: dict[str, Any]) -> None:
         """Store nested dicts and lists of tensors, numbers, strings, booleans and None (keys: str or int).
@@ -31,7 +33,9 @@ class Checkpoint:
             WorkError: the disk is full.
         """
         tensors: dict[str, Tensor] = {}
-        tree = _flatten(state, tensors)
+        now = time.perf_counter()
+        self._spent, self._since = self._spent + now - self._since, now
+        tree = {"state": _flatten(state, tensors), "seconds": self._spent}
         write_atomic(self.path, save(tensors, metadata={"tree": json.dumps(tree)}))
 
     def load(self) -> dict[str, Any] | None:
@@ -40,12 +44,32 @@ class Checkpoint:
         Raises:
             WorkError: the file is there but damaged.
         """
+        found = self._read(tensors=True)
+        if found is None:
+            return None
+        state, self._spent = found
+        return state
+
+    def seconds(self) -> float:
+        """How long it took to come to the stored state: all runs up to what each saved last. 0 when there is none.
+
+        Raises:
+            WorkError: the file is there but damaged.
+        """
+        found = self._read(tensors=False)
+        return 0.0 if found is None else found[1]
+
+    def _read(self, *, tensors: bool) -> tuple[dict[str, Any], float] | None:
+        """State and seconds; without `tensors` the state is empty."""
         if not self.path.exists():
             return None
         try:
             with safe_open(str(self.path), framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
                 tree = json.loads(cast(dict[str, str], file.metadata())["tree"])
-                return _unflatten(tree, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 # pyright: ignore
+                if not tensors:
+                    return {}, float(tree["seconds"])
+                values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # pyright: ignore
+                return _unflatten(tree["state"], values), float(tree["seconds"])
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, OSError) as error:
             cure = "delete it to start this training anew"
             raise WorkError(f"{self.path}: damaged checkpoint ({error}); {cure}") from error

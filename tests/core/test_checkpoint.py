@@ -101,3 +101,21 @@ def test_what_cannot_be_stored_is_refused_before_anything_is_written(tmp_path: P
     with pytest.raises(TypeError, match="cannot hold set"):
         Checkpoint(tmp_path / "c").save({"a": {1, 2}})
     assert not (tmp_path / "c").exists()
+
+
+def test_seconds_are_those_of_all_runs_up_to_what_each_saved_last(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("pipeline.core.checkpoint.time.perf_counter", lambda: now[0])
+    path = tmp_path / "state.safetensors"
+    assert Checkpoint(path).seconds() == 0
+    first = Checkpoint(path)
+    for elapsed in (3, 4):
+        now[0] += elapsed
+        first.save({"step": 1})
+    now[0] += 50  # killed here: what came after the last save is lost, and so is its time
+    second = Checkpoint(path)
+    now[0] += 1
+    assert second.load() == {"step": 1}
+    now[0] += 5
+    second.save({"step": 2})
+    assert Checkpoint(path).seconds() == 3 + 4 + 1 + 5

@@ -12,7 +12,7 @@ __all__ = ["datasets"]
 _KINDS = {
     "generator": "a network that makes images",
     "proxy": "a student that was trained while the images were made",
-    "history": "how that training went",
+    "history": "how the training went, epoch by epoch",
 }
 
 

@@ -143,6 +143,7 @@ def test_the_history_holds_each_epochs_means(teacher: Any, compute: Any, kept: C
     np.testing.assert_allclose(found, means, rtol=1e-5)
     assert [row["epoch"] for row in source.history] == [1, 2, 3]
     assert means[-1, 0] < means[0, 0]  # it learned
+    assert len({luck for _, luck, _ in seen}) == 12  # layers draw other numbers in each epoch
 
 
 def attached(source: Any) -> list[Any]:

@@ -191,6 +191,7 @@ def test_a_teacher_from_a_file_needs_no_data(digits: dict[str, Any], tmp_path: P
     put("teacher", checkpoint(str(tmp_path / "weights.pt")))(digits)
     put("matrix.methods", ["noise", "zskd"])(digits)
     put("matrix.references", [])(digits)
+    put("matrix.proxies", [])(digits)
     found = check.find(Settings(digits))
     assert (found.errors, found.warnings) == ([], [])
     put("shards.holdout", 0)(digits)

@@ -1,6 +1,6 @@
 """What the adversarial methods share: a generator and a proxy student on two sides of a frozen teacher."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from pipeline.transfer import Attention, Boundary, FeatureTerms
 if TYPE_CHECKING:
     from pipeline.teacher.model import Teacher
 
-__all__ = ["Answers", "Duel", "Opponent"]
+__all__ = ["Duel", "Opponent"]
 
 
 class Opponent(Block):
@@ -24,13 +24,6 @@ class Opponent(Block):
 
     arch: str  # as in `nets.build`
     updates: Updates
-
-
-class Answers(NamedTuple):
-    """Both networks' logits [N, K] of the same images."""
-
-    teacher: Tensor
-    proxy: Tensor
 
 
 class Duel:

@@ -76,13 +76,13 @@ def test_both_terms_are_the_weighted_sums_over_their_pairs(student, teacher):
         named = terms.terms()
         whole = terms()
     attended = 2.0 * sum(transfer.attention(s, t).item() for s, t in zip(ours, theirs, strict=True))
-    assert float(named["attention"]) == pytest.approx(attended, rel=1e-5)
+    assert named["attention"].item() == pytest.approx(attended, rel=1e-5)
     hinges = [
         transfer.activation_boundary(resized(connector(s), *t.shape[-2:]), t, 0.7).item()
         for connector, s, t in zip(terms.connectors, ours, theirs, strict=True)
     ]
-    assert float(named["activation_boundary"]) == pytest.approx(3.0 * hinges[1] + 1.5 * hinges[0], rel=1e-5)
-    assert float(whole) == pytest.approx(float(named["attention"] + named["activation_boundary"]), rel=1e-6)
+    assert named["activation_boundary"].item() == pytest.approx(3.0 * hinges[1] + 1.5 * hinges[0], rel=1e-5)
+    assert whole.item() == pytest.approx((named["attention"] + named["activation_boundary"]).item(), rel=1e-6)
 
 
 def test_auto_pairs_blocks_from_the_last_back(student):

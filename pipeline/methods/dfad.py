@@ -23,7 +23,9 @@ class Regularisation(Block):
 
     boundary: Boundary | None  # the activation boundaries of Heo et al. (2019)
     attention: Attention | None  # attention maps, Zagoruyko & Komodakis (2017): the cheaper reading
-    generator: bool  # whether the generator seeks images where these differ, too
+    # Whether the generator seeks images where these differ, too. The teacher enters the boundary term by sign alone,
+    # so there the way to the generator leads through the proxy's responses.
+    generator: bool
 
 
 class Method(GenerationParams):

@@ -12,14 +12,14 @@ from ..core.checkpoint import Checkpoint
 from ..core.device import Compute
 from ..core.errors import TrainingError
 from ..core.files import write_atomic
-from ..core.table import csv_bytes
 from ..core.rng import stream
+from ..core.table import csv_bytes
 from ..losses import Loss, Seen
 from ..losses.logits import agreement
-from .holdout import holdout_of
 from ..optimise.network import Feed, Minibatch, Row, fit
 from ..shards.reader import Dataset
 from .feed import feed_of
+from .holdout import holdout_of
 from .params import DistillParams
 from .student import card_of
 

@@ -77,7 +77,7 @@ def run_here(dataset: Dataset, block: str, work: Path, out: Path) -> None:
     ],
 )
 def test_killed_around_a_checkpoint_it_ends_as_if_nothing_had_happened(tmp_path, small_set, block, project_root, point):
-    process = launch(project_root, small_set.folder, block, tmp_path / "work", tmp_path / "out", AFTERIMAGE_FAULT=point)
+    process = launch(project_root, small_set.folder, block, tmp_path / "work", tmp_path / "out", PHOTOGRAM_FAULT=point)
     process.communicate(timeout=300)
     assert process.returncode == 137
     run_here(small_set, block, tmp_path / "work", tmp_path / "out")

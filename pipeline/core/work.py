@@ -184,7 +184,7 @@ def _take(path: Path, patience: float = 0.0) -> int:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             vanished += 1
-            if isinstance(error, FileNotFoundError) and vanished < _TRIES:
+            if isinstance(error, FileNotFoundError | FileExistsError) and vanished < _TRIES:
                 continue  # a training has ended here just now and removed its folder
             raise WorkError(f"cannot make {path}: {error.strerror}; {cure_of(error)}, or set {_ROOT}") from error
         try:

@@ -130,20 +130,20 @@ def _key(
 
 def _roots(name: str, method: MethodBlock, teacher: TeacherInfo) -> set[str]:
     """The modules that a shard's bytes come from, with those they import: the method, every network, the encoding."""
-    return {
-        "pipeline.shards.make",
-        f"pipeline.methods.{name}",
-        *map(nets.module_of, (teacher.arch, *_architectures(method.block.model_dump()))),
-    }
+    found = {"pipeline.shards.make", f"pipeline.methods.{name}", nets.module_of(teacher.arch)}
+    return found | set(_named(method.block.model_dump()))
 
 
-def _architectures(block: dict[str, Any]) -> Iterator[str]:
-    """Every architecture that a block names, at any depth."""
+def _named(block: dict[str, Any]) -> Iterator[str]:
+    """The modules of the architectures and of the losses' terms that a block names, at any depth."""
     for key, value in block.items():
-        if key == "arch":
-            yield value
+        if key == "arch" and isinstance(value, str):
+            yield nets.module_of(value)
         elif isinstance(value, dict):
-            yield from _architectures(cast(dict[str, Any], value))
+            items = cast(dict[str, Any], value)
+            if key == "terms":
+                yield from (f"pipeline.losses.{term}" for term, item in items.items() if item is not None)
+            yield from _named(items)
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from .files import sha256_bytes, sha256_file
 __all__ = ["SourceTree", "fingerprint", "syntax_hash", "work_fingerprint"]
 
 _SKIPPED_FIELDS = {"kind", "type_comment"}  # u"" prefixes and comments: no meaning at run time
+_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_WITH_TEXT = (ast.JoinedStr, *_WITH_DOCSTRING)
 _NO_BYTE = tuple(  # modules of the core that can change no byte of what is computed
     f"pipeline.core.{name}" for name in ("checkpoint", "code", "errors", "files", "params", "progress", "work")
 )
@@ -140,8 +142,10 @@ def _collect(value: object, texts: bool, pieces: list[str]) -> None:
         pieces.append(f"{type(value.value).__name__} {value.value!r}")
     elif isinstance(value, ast.AST):
         pieces.append(f"({type(value).__name__}")
-        for name, field in ast.iter_fields(value if texts else _untold(value)):
-            content = _normal(value, field)
+        node = value if texts else _untold(value)
+        for name in node._fields:
+            field: object = getattr(node, name, None)
+            content = _normal(node, field) if isinstance(node, _WITH_TEXT) else field
             if content is None or content == [] or name in _SKIPPED_FIELDS:
                 continue
             pieces.append(f".{name}")
@@ -191,7 +195,7 @@ def _normal(node: ast.AST, field: object) -> object:
     """A field as every Python version writes it, docstrings taken off."""
     if isinstance(node, ast.JoinedStr):
         return list(_merged(node.values))
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and field is node.body:
+    if isinstance(node, _WITH_DOCSTRING) and field is node.body:
         match node.body[:1]:
             case [ast.Expr(value=ast.Constant(value=str()))]:
                 return node.body[1:]

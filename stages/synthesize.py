@@ -55,8 +55,8 @@ def open_workshop(
     teacher = Teacher.load(folder, trust)
     compute.place(teacher)
     source = method.fit(teacher, fit_stream(seed, name), checkpoint, compute)
-    if isinstance(source, Fitted) and attachments.entries() is None:
-        attachments.store(source.attachments(), name)
+    if isinstance(source, Fitted):
+        attachments.keep(source.attachments(), name)
     return Workshop(source, teacher)
 
 

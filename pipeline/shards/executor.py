@@ -3,8 +3,8 @@
 A fit happens once and may use every core; its result is on the disk when it ends. Shards are drawn with one thread, in
 one process or in many, from what the disk holds, so that sums are added in the same order.
 
-A pool takes seconds to start, since every process imports torch and builds its source, and a quick dataset is made in
-one: so it waits until the first shard shows that it is worth while.
+A pool takes seconds to start, since every process imports torch and builds its source (20 quick shards: 1.4 s here,
+28 s in two processes on two busy cores), so it waits until the first shard shows that it is worth while.
 """
 
 import math

@@ -224,6 +224,23 @@ class Attachments:
         whole = all(_holds(self.path(entry.name), entry.bytes, entry.sha256) for entry in index.attachments)
         return index.attachments if whole else None
 
+    def keep(self, attachments: Sequence[Attachment], method: str) -> None:
+        """Store what a fit left, unless it is there.
+
+        Raises:
+            MethodError: as in `store`.
+            WorkError: as in `store`; or what is there came from another fit, whose shards would be mixed with this
+                one's. That happens when a finished fit was deleted and made anew with another number of threads.
+        """
+        there = self.entries()
+        if there is None:
+            self.store(attachments, method)
+        elif {entry.name: entry.sha256 for entry in there} != {
+            attachment.name: sha256_bytes(attachment.content) for attachment in attachments
+        }:
+            cure = "use as many threads as then (OMP_NUM_THREADS), or delete the folder"
+            raise WorkError(f"{self._folder}: its shards were made from another fit of {method}; {cure}")
+
     def store(self, attachments: Sequence[Attachment], method: str) -> None:
         """Store what a fit left, in place of whatever is there.
 

@@ -91,6 +91,20 @@ def test_a_name_cannot_meet_a_shard_a_checkpoint_or_a_file_of_the_directory_itse
         assert work.attachments.entries() is not None
 
 
+def test_what_is_there_is_kept_and_another_fits_is_refused(store: Attachments) -> None:
+    """Shards of two fits would be mixed, and the manifest would name the generators of one."""
+    index = store.path("x").with_name("attachments.json")
+    before = index.stat().st_mtime_ns
+    store.keep(tuple(reversed(LEFT)), "noise")
+    assert index.stat().st_mtime_ns == before
+    for other in (LEFT[1:], (LEFT[0]._replace(content=b"other"), *LEFT[1:])):
+        with pytest.raises(WorkError, match=r"made from another fit of noise; use as many threads .* or delete"):
+            store.keep(other, "noise")
+    index.unlink()
+    store.keep(LEFT, "noise")
+    assert store.entries() is not None
+
+
 GOOD = LEFT[0]
 REFUSED: list[tuple[tuple[Attachment, ...], str]] = [
     ((GOOD, GOOD), "each once"),

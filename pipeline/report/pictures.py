@@ -31,12 +31,15 @@ _MATRIX = 640  # pixels, about, of the matrix's square
 _MARGIN = 120  # pixels for class names
 
 
+Pixels = NDArray[np.uint8]  # [H, W, C], C 1 or 3
+
+
 @dataclass(frozen=True)
 class Pictures:
     """The first images of the shown classes."""
 
     classes: tuple[int, ...]
-    images: tuple[tuple[Tensor, ...], ...]  # for each shown class up to `per_class`, uint8 [C, H, W], C 1 or 3
+    images: tuple[tuple[Pixels, ...], ...]  # for each shown class up to `per_class`
     per_class: int
 
 
@@ -65,7 +68,7 @@ def first_images(dataset: Dataset, classes: int, per_class: int) -> Pictures:
         ShardError: a shard is damaged.
     """
     wanted = shown_classes(classes)
-    found: dict[int, list[Tensor]] = {index: [] for index in wanted}
+    found: dict[int, list[Pixels]] = {index: [] for index in wanted}
     for samples in dataset.shards("train"):
         for index, images in found.items():
             here = torch.nonzero(samples.cls == index).flatten()[: per_class - len(images)]
@@ -75,11 +78,11 @@ def first_images(dataset: Dataset, classes: int, per_class: int) -> Pictures:
     return Pictures(wanted, tuple(tuple(found[index]) for index in wanted), per_class)
 
 
-def strip_png(images: Sequence[Tensor], per_class: int) -> bytes | None:
+def strip_png(images: Sequence[Pixels], per_class: int) -> bytes | None:
     """Images of one class side by side, with room for `per_class`; None when there are none."""
     if not images:
         return None
-    _, height, width = images[0].shape
+    height, width, _ = images[0].shape
     strip = Image.new("RGBA", (per_class * (width + _GAP) - _GAP, height))
     for column, image in enumerate(images):
         strip.paste(_picture(image), (column * (width + _GAP), 0))
@@ -89,10 +92,10 @@ def strip_png(images: Sequence[Tensor], per_class: int) -> bytes | None:
 def sheet_png(pictures: Pictures, names: Sequence[str]) -> bytes:
     """Every shown class on one white sheet, a row each, with its name."""
     placed = [(row, image) for row, images in enumerate(pictures.images) for image in images]
-    images = torch.stack([image for _, image in placed]) if placed else torch.zeros(0, 1, 32, 32, dtype=torch.uint8)
+    images = np.stack([image for _, image in placed]) if placed else np.zeros((0, 32, 32, 1), np.uint8)
     rows = torch.tensor([row for row, _ in placed], dtype=torch.int64)
     labels = [short_label(names[index]) for index in pictures.classes]
-    return png_bytes(contact_sheet(images, rows, labels, pictures.per_class))
+    return png_bytes(contact_sheet(torch.from_numpy(images).permute(0, 3, 1, 2), rows, labels, pictures.per_class))
 
 
 def scale_of(similarity: NDArray[np.float64]) -> float:
@@ -136,18 +139,16 @@ def _label(name: str, anchor: str) -> Image.Image:
     return label
 
 
-def _shown(image: Tensor) -> Tensor:
-    """[C, H, W] as stored to uint8 of at most `_SIDE` pixels; of other than one or three channels the first."""
+def _shown(image: Tensor) -> Pixels:
+    """[C, H, W] as stored to at most `_SIDE` pixels; of other than one or three channels the first."""
     stored = image if image.dtype == torch.uint8 else to_uint8(image)
     shown = stored if len(stored) in (1, 3) else stored[:1]
-    if max(shown.shape[1:]) <= _SIDE:
-        return shown.cpu()
-    picture = _picture(shown)
-    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
-    pixels = torch.from_numpy(np.array(picture))  # pyright: ignore[reportUnknownMemberType]
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    picture = _picture(shown.permute(1, 2, 0).cpu().numpy())
+    if max(picture.size) > _SIDE:
+        picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
+    pixels = np.asarray(picture)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _picture(image: Tensor) -> Image.Image:
-    pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
-    return Image.fromarray(np.ascontiguousarray(pixels.cpu().numpy()))
+def _picture(pixels: Pixels) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))

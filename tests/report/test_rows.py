@@ -5,14 +5,14 @@ import re
 import numpy as np
 import pytest
 import torch
-from opened import Page, build, summary_of
 
 from pipeline import methods, nets
 from pipeline.core.device import Compute
 from pipeline.core.params import build as build_block
 from pipeline.core.params import read_params
-from pipeline.report.dataset import images_learned
+from pipeline.report.read import images_learned
 from pipeline.teacher.model import Teacher, TeacherInfo
+from tests.support import Page, summary_of
 
 BLOCK = {"epochs": 3, "iterations": 7, "batch": 11, "student_steps": 5, "proxy": {"arch": "lenet5"}}
 
@@ -27,7 +27,7 @@ def part_of(out, heading: str) -> str:
 
 def test_the_difference_is_that_of_mean_accuracies_offline_minus_online(run, tmp_path):
     run.add_proxy("zskd", accuracy=0.625, agreement=0.5)
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     found = summary_of(out)["zskd"]["proxy"]
     assert (found["n"], found["accuracy_mean"], found["agreement_mean"]) == (1, 0.625, 0.5)
     assert not [key for key in found if key.endswith("_std")]
@@ -45,7 +45,7 @@ def test_students_of_the_proxys_architecture_come_first_and_others_are_named_so(
     run.add_proxy("zskd", arch="resnet8")
     for seed in run.matrix.seeds:
         run.change(f"zskd-tiny-{seed}", arch="resnet8")
-    lines = part_of(build(run, tmp_path / "out"), "Online and offline").splitlines()
+    lines = part_of(run.build(tmp_path / "out"), "Online and offline").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")][1:3] for line in lines if line.startswith("| zskd")]
     assert rows == [["resnet8", "online"], ["tiny", "offline"], ["half", "offline, another architecture"]]
 
@@ -53,23 +53,23 @@ def test_students_of_the_proxys_architecture_come_first_and_others_are_named_so(
 def test_where_there_is_no_accuracy_agreements_are_compared(make_run, tmp_path):
     run = make_run(accuracy=False)
     run.add_proxy("zskd", agreement=0.25)
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     apart = summary_of(out)["zskd"]["proxy"]["offline_minus_online"]["half"]
     assert apart == pytest.approx(mean(run, "zskd", "half", "agreement") - 0.25)
     assert "that of mean agreements" in Page(out / "index.html").text
 
 
 def test_a_proxy_is_never_the_best_result_and_moves_no_row(run, tmp_path):
-    before = build(run, tmp_path / "before")
+    before = run.build(tmp_path / "before")
     run.add_proxy("zskd", accuracy=1.0)
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     for part in ("Results", "Every seed"):
         assert part_of(out, part) == part_of(before, part)
     assert (out / "report.md").read_text().split("## ")[0] == (before / "report.md").read_text().split("## ")[0]
 
 
 def test_without_proxies_the_report_has_no_such_section(run, tmp_path):
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     assert "Online and offline" not in Page(out / "index.html").text + (out / "report.md").read_text()
     assert "proxy" not in summary_of(out)["zskd"]
 
@@ -81,7 +81,7 @@ def test_a_proxy_alone_is_shown_and_what_is_not_there_is_named(run, tmp_path):
     (run.data / "provenance" / "synthetic" / "zskd.json").unlink()
     for path in (run.data / "metrics").glob("zskd-*-[0-9].json"):
         path.unlink()
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     assert "| zskd | lenet5_half | online |" in part_of(out, "Online and offline")
     missing = part_of(out, "Missing")
     assert "- result of impressions-proxy" in missing
@@ -93,7 +93,7 @@ def test_stored_images_and_those_that_a_proxy_learned_from_are_told_apart(run, t
     run.add_proxy("zskd")
     run.add_proxy("impressions")
     run.attach("zskd", {}, BLOCK)
-    text = Page(build(run, tmp_path / "out") / "index.html").text
+    text = Page(run.build(tmp_path / "out") / "index.html").text
     assert "zskd 8 images are stored, the proxy learned from 1,155" in text
     assert re.search(r"impressions 8 images are stored (?!, the proxy)", text)
 

@@ -5,12 +5,12 @@ import pytest
 
 from pipeline.core.errors import DataError
 from pipeline.core.table import csv_bytes
-from pipeline.report.series import Series, mean_points, parse_series
+from pipeline.report.read import Series, mean_points, parse_series
 
 
-def parsed(text: str | bytes, **changes) -> Series:
+def parsed(text: str | bytes) -> Series:
     content = text.encode() if isinstance(text, str) else text
-    return parse_series(content, "some/fit.csv", "epoch", "make it again", **changes)
+    return parse_series(content, "some/fit.csv", "epoch", "make it again")
 
 
 def test_what_was_written_is_read_back():
@@ -27,10 +27,6 @@ def test_empty_and_infinite_values_are_gaps_and_absent_columns_have_no_points():
     assert found.points("loss") == ((1, 0.5),)
     assert found.points("late") == ((2, 3),)
     assert found.points("other") == ()
-
-
-def test_columns_that_are_not_wanted_may_hold_anything():
-    assert parsed("epoch,loss,words\n1,2,three\n", wanted={"loss"}).columns == {"loss": (2.0,)}
 
 
 @pytest.mark.parametrize(

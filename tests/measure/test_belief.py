@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import nets
-from pipeline.belief import BeliefMatch, BeliefParams, match_beliefs, write_beliefs
 from pipeline.core.device import Compute
 from pipeline.core.errors import ParamsError
 from pipeline.core.images import Normalise
+from pipeline.measure.belief import BeliefMatch, BeliefParams, match_beliefs, write_beliefs
 
 CPU = Compute(device="cpu", precision="bfloat16", channels_last=False, compile="never")  # a precision to be ignored
 CLASSES, MEAN, STD = 4, (0.3, 0.6), (0.2, 0.5)

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.belief import BeliefParams, match_beliefs
-from pipeline.core.device import Compute
 from pipeline.core.errors import DataError, TrainingError
 from pipeline.datasets import Labelled
-from pipeline.evaluate import EvaluateParams, Evaluation, evaluate
-from pipeline.metrics import Belief, Cell, Metrics, class_labels, read_metrics, write_metrics
+from pipeline.grid import PROXY, Cell, Row
+from pipeline.measure.belief import BeliefParams, match_beliefs
+from pipeline.measure.evaluate import EvaluateParams, Evaluation, evaluate
+from pipeline.measure.metrics import Belief, Metrics, class_labels, read_metrics, write_metrics
+from tests.support import CPU
 
-CPU = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
 BELIEF = BeliefParams(images=6, steps=3, step_size=0.25, stepped="teacher", batch=4)
-CELL = Cell(method="zskd", student="small", seed=3, data_free=True, reference=False, online=False)
+CELL = Cell(Row("zskd"), "small", 3)
 
 
 class Net(nn.Module):
@@ -32,7 +32,20 @@ class Net(nn.Module):
             self.linear.weight.normal_(0, 3, generator=generator)
             self.linear.bias.normal_(0, 1, generator=generator)
         names = tuple(f"class {index}" for index in range(classes))
-        self.info = SimpleNamespace(arch="net", classes=names, channels=1, size=3, labels="stored")
+        self.info = SimpleNamespace(
+            arch="net",
+            classes=names,
+            channels=1,
+            size=3,
+            labels="stored",
+            sha256="the teacher",
+            method="zskd",
+            data_free=True,
+            seed=3,
+            dataset="the manifest",
+            teacher="the teacher",
+            few_shot=None,
+        )
         self.modes: list[bool] = []
         self.batches: list[int] = []
 
@@ -62,7 +75,8 @@ def dataset(*shards: tuple[torch.Tensor, torch.Tensor]) -> SimpleNamespace:
         assert split == "holdout", "only held-out images may be looked at"
         return (SimpleNamespace(images=images, logits=logits) for images, logits in shards)
 
-    return SimpleNamespace(shards=of)
+    manifest = SimpleNamespace(method="zskd")
+    return SimpleNamespace(shards=of, folder="data/synthetic/zskd", manifest=manifest, sha256="the manifest")
 
 
 def logits_of(net: Net, images: torch.Tensor) -> np.ndarray:
@@ -76,9 +90,9 @@ def kl(teacher: np.ndarray, student: np.ndarray) -> float:
     return float(np.mean(np.sum(p * np.log(p / q), axis=1)))
 
 
-def evaluated(student, teacher, test, data, batch: int, belief: BeliefParams | None) -> Evaluation:
+def evaluated(student, teacher, test, data, batch: int, belief: BeliefParams | None, cell: Cell = CELL) -> Evaluation:
     params = EvaluateParams(batch=batch, belief=belief)
-    return evaluate(student, teacher, test, data, CELL, params, CPU, torch.Generator().manual_seed(5))
+    return evaluate(student, teacher, test, data, cell, params, CPU, torch.Generator().manual_seed(5))
 
 
 def measure(student, teacher, test, data, batch: int) -> Metrics:
@@ -232,6 +246,67 @@ def test_images_or_classes_that_do_not_fit_are_errors():
         measure(Net(4, 1), None, wide, None, 4)
 
 
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        (Cell(Row("noise"), "small", 3), "noise-small-3: the student learned from dataset 'zskd', expected 'noise'"),
+        (Cell(Row("zskd"), "small", 4), "zskd-small-4: the student's seed is 3, expected 4"),
+        (Cell(Row("zskd", "true"), "small", 3), "zskd_labels-small-3: the student learned true labels: False"),
+        (Cell(Row("zskd", "few_shot"), "small", 3), "zskd_few_shot-small-3: the student was finished on a few real"),
+        (Cell(Row("zskt"), PROXY, 3), "zskt-proxy: the student learned from dataset 'zskd', expected 'zskt'"),
+    ],
+)
+def test_a_student_in_the_place_of_another_is_refused(cell, said):
+    with pytest.raises(DataError) as error:
+        evaluated(Net(4, 1), frozen(4, 2), labelled(10, 4), None, 4, None, cell)
+    assert str(error.value).startswith(said)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("labels", ["target", "hard"])
+def test_students_of_every_kind_are_measured_in_their_own_place(labels):
+    student = Net(4, 1)
+    student.info.labels = labels
+    assert evaluated(student, None, labelled(10, 4), None, 4, None, Cell(Row("zskd", "true"), "a", 3)).metrics.accuracy
+    student.info.few_shot = SimpleNamespace()
+    found = evaluated(student, None, labelled(10, 4), None, 4, None, Cell(Row("zskd", "few_shot"), "a", 3)).metrics
+    assert (found.cell, found.method, found.online) == ("zskd_few_shot-a-3", "zskd_few_shot", False)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"method": "noise"}, "is of 'noise', expected 'zskd'"),
+        ({"sha256": "another"}, "the manifest that the student learned from is 'the manifest', expected 'another'"),
+    ],
+)
+def test_a_dataset_in_the_place_of_another_is_refused(change, said):
+    found = dataset((labelled(8, 4).images, torch.randn(8, 4)))
+    found.manifest.method = change.get("method", "zskd")
+    found.sha256 = change.get("sha256", found.sha256)
+    with pytest.raises(DataError, match=said):
+        measure(Net(4, 1), None, labelled(10, 4), found, 4)
+
+
+def test_another_teacher_is_refused_and_one_of_other_classes_in_one_line():
+    teacher, test = frozen(4, 2), labelled(10, 4)
+    teacher.info.sha256 = "another"
+    with pytest.raises(
+        DataError, match="the student learned from is 'the teacher', expected 'another"
+    ):
+        measure(Net(4, 1), teacher, test, None, 4)
+    with pytest.raises(DataError, match="the number of classes of student and teacher: 4, expected 7"):
+        measure(Net(4, 1), frozen(7, 2), test, None, 4)
+
+
+def test_the_card_says_what_is_a_result():
+    student = Net(4, 1)
+    assert measure(student, None, labelled(10, 4), None, 4).role == "result"
+    student.info.data_free = False
+    found = measure(student, None, labelled(10, 4), None, 4)
+    assert (found.data_free, found.role) == (False, "reference")
+
+
 def test_classes_of_the_same_name_stay_apart():
     assert class_labels(("crane", "crane", "gull")) == ("0: crane", "1: crane", "2: gull")
     assert class_labels(("crane", "gull")) == ("crane", "gull")
@@ -248,3 +323,25 @@ def test_metrics_survive_the_disk_and_name_the_file_when_they_do_not(tmp_path):
         read_metrics(path)
     with pytest.raises(DataError, match="no such metrics file"):
         read_metrics(tmp_path / "none.json")
+
+
+def test_every_edit_of_a_metrics_file_is_found(tmp_path):
+    path = tmp_path / f"{CELL.name}.json"
+    write_metrics(measure(Net(4, 1), frozen(4, 2), labelled(30, 4), None, 16), path)
+    content = json.loads(path.read_text())
+    for name, value in content.items():
+        other = {str: f"{value}x", bool: not value, int: 2, float: 0.25, dict: {"class 0": 0.25}, type(None): None}
+        edits = [{key: kept for key, kept in content.items() if key != name}, content | {name: other[type(value)]}]
+        for edit in edits if value is not None else edits[:1]:
+            path.write_text(json.dumps(edit))
+            with pytest.raises(DataError, match=r"zskd-small-3\.json"):
+                read_metrics(path)
+    path.write_text(json.dumps(content))
+    assert read_metrics(path).cell == CELL.name
+    for text in ("[]", "[" * 100_000, "\N{BLACK HEART SUIT}"):
+        path.write_text(text)
+        with pytest.raises(DataError, match="not a metrics file"):
+            read_metrics(path)
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"other\.json: holds the measurements of zskd-small-3"):
+        read_metrics(tmp_path / "other.json")

@@ -1,34 +1,21 @@
-"""`index.html`: plain values for the template, a function for each section of the page."""
+"""`index.html`: what the template sets; each section of the page has a template, and a function where it computes."""
 
 import math
 from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ..grid import REAL, Matrix, Row
 from ..measure.metrics import Belief, class_labels
+from . import rows as numbers
 from .charts import SMALL, Chart, Curve, chart
-from .pictures import data_uri, pixels_png, scale_of, short_label, strip_png
-from .read import DatasetFacts, Material, ReportInputs, Series, flat, mean_points
-from .rows import (
-    ABSENT,
-    Comparison,
-    Scores,
-    best_result,
-    bytes_text,
-    comparisons,
-    count_text,
-    duration_text,
-    number_text,
-    percent_text,
-    points_text,
-    rate_text,
-    spread_of,
-)
+from .pictures import Pictures, data_uri, pixels_png, scale_of, short_label, strip_png
+from .read import DatasetFacts, Material, Provenance, ReportInputs, Series, flat, mean_points
+from .rows import Scores, best_result, comparisons, count_text, percent_text, spread_of
 from .text import Headline
 
 __all__ = ["page"]
@@ -53,26 +40,33 @@ Styles = dict[str, str]  # by row: class names of the style sheet, the same in e
 def page(inputs: ReportInputs, material: Material, rows: Sequence[Scores], opening: Headline) -> bytes:
     """The page, which needs no other file, no script and no network."""
     styles = _styles(inputs.matrix, rows, "other d", _DASHES)
+    proxies = comparisons(material, rows)
     content = {
-        "title": inputs.params.title,
+        "inputs": inputs,
+        "material": material,
+        "teacher": material.teacher,
+        "rows": rows,
+        "students": _by_student(rows),
+        "styles": styles,
         "opening": opening,
         "figures": _figures(material, rows),
-        "missing": material.missing,
-        "teacher": _teacher(material),
-        "results": _results(rows, styles, material),
+        "has": _measured(rows),
+        "on_holdout": any(cell.agreement_on == "holdout" for cell in material.cells),
+        "samples": sorted({count_text(cell.samples) for cell in material.cells}),
         "notes": sorted({cell.note for cell in material.cells if cell.note}),
-        "online": _online(material, rows, styles),
+        "comparisons": proxies,
+        "online_accuracy": any(one.proxy.of("accuracy") for one in proxies),
+        "compared": _measured([row for one in proxies for row in (one.proxy, *one.offline)]),
+        "others": any(not one.alike(row) for one in proxies for row in one.offline),
         "pictures": _pictures(material),
         "similarity": _similarity(inputs),
         "beliefs": _beliefs(material, rows, _styles(inputs.matrix, rows, "g", _SHADES)),
         "generators": _generators(material, styles),
         "training": _training(rows, material, styles),
         "classes": _classes(material, rows),
-        "costs": _costs(material),
-        "seeds": rows,
-        "datasets": [_dataset(name, facts) for name, facts in material.datasets.items()],
-        "matrix": inputs.matrix,
-        "environment": _environment(material),
+        "environment": _environment([*material.synthesis.values(), *material.training.values()]),
+        "kinds": _KINDS,
+        "unknown": _UNKNOWN,
     }
     return _template().render(content).encode()
 
@@ -82,7 +76,16 @@ def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    texts = (numbers.percent_text, numbers.number_text, numbers.points_text, count_text)
+    sizes = (numbers.duration_text, numbers.rate_text, numbers.bytes_text)
+    filters = {one.__name__: one for one in (*texts, *sizes, spread_of, flat, short_label)}
+    cast(dict[str, Any], environment.filters).update(filters, labelled=_labelled)
     return environment.get_template("page.html.j2")
+
+
+def _measured(rows: Sequence[Scores]) -> dict[str, bool]:
+    """Which numbers there are, for tables without empty columns."""
+    return {name: any(row.of(name) for row in rows) for name in ("accuracy", "top5", "mte")}
 
 
 def _styles(matrix: Matrix, rows: Sequence[Scores], greys: str, count: int) -> Styles:
@@ -117,103 +120,27 @@ def _figures(material: Material, rows: Sequence[Scores]) -> list[tuple[str, str,
             found.append((percent_text(row.of("accuracy")), "%", f"{best.student} on real labels"))
     cost = material.synthesis.get(best.row.dataset)
     if cost is not None:
-        found.append((duration_text(cost.seconds), "", f"to make {count_text(cost.images)} images"))
+        found.append((numbers.duration_text(cost.seconds), "", f"to make {count_text(cost.images)} images"))
     return found
 
 
-def _teacher(material: Material) -> dict[str, Any]:
-    facts = material.teacher
-    percent = None if facts.accuracy is None else facts.accuracy * 100
-    return {"facts": facts, "percent": percent, "accuracy": ABSENT if percent is None else f"{percent:.2f}"}
-
-
-def _results(rows: Sequence[Scores], styles: Styles, material: Material) -> dict[str, Any]:
-    """The main table: a group of lines for each student."""
-    return {
-        "groups": [
-            {
-                "student": student,
-                "arch": members[0].arch,
-                "parameters": count_text(members[0].cells[0].parameters),
-                "lines": [_line(row, styles[row.method]) for row in members],
-            }
-            for student, members in _by_student(rows)
-        ],
-        "has_accuracy": any(row.of("accuracy") for row in rows),
-        "has_top5": any(row.of("top5") for row in rows),
-        "has_mte": any(row.of("mte") for row in rows),
-        "on_holdout": any(cell.agreement_on == "holdout" for cell in material.cells),
-        "samples": sorted({count_text(cell.samples) for cell in material.cells}),
-        "chance": 100 / len(material.teacher.classes),
-    }
-
-
-def _line(row: Scores, style: str) -> dict[str, Any]:
-    """A row's numbers as text, and its seeds as places on a line from 0 to 100."""
-    return {
-        "row": row,
-        "style": style,
-        "accuracy": percent_text(row.of("accuracy")),
-        "top5": percent_text(row.of("top5")),
-        "agreement": percent_text(row.of("agreement")),
-        "kl": number_text(row.of("kl_to_teacher")),
-        "mte": number_text(row.of("mte")),
-        "dots": [round(value * 100, 2) for value in row.main.values] if row.main else [],
-    }
-
-
-def _online(material: Material, rows: Sequence[Scores], styles: Styles) -> dict[str, Any] | None:
-    """Proxies beside the students that got the same images afterwards; None where there is no proxy."""
-    found = comparisons(material, rows)
+def _pictures(material: Material) -> dict[str, Any] | None:
+    """A line for each class with a strip of each dataset; None where there is no dataset."""
+    found = [facts.pictures for facts in material.datasets.values()]
     if not found:
         return None
+    names, shown = class_labels(material.teacher.classes), found[0]
     return {
-        "groups": [_compared(one, material.datasets.get(one.proxy.row.dataset), styles) for one in found],
-        "has_accuracy": any(one.proxy.of("accuracy") for one in found),
-        "has_mte": any(row.of("mte") for one in found for row in (one.proxy, *one.offline)),
-        "others": any(not one.alike(row) for one in found for row in one.offline),
-    }
-
-
-def _compared(one: Comparison, facts: DatasetFacts | None, styles: Styles) -> dict[str, Any]:
-    style, images = styles.get(one.proxy.method, _UNKNOWN), ""
-    if facts is not None:
-        images = f"{count_text(facts.images)} images are stored"
-        images += "" if facts.learned is None else f", the proxy learned from {count_text(facts.learned)}"
-    lines = [_line(one.proxy, style) | {"title": one.proxy.arch, "kind": "online", "apart": ""}]
-    for row in one.offline:
-        kind = "offline" if one.alike(row) else "offline, another architecture"
-        apart = points_text(one.difference(row))
-        lines.append(_line(row, style) | {"title": row.student, "kind": kind, "apart": apart})
-    return {"method": one.proxy.method, "images": images, "lines": lines}
-
-
-def _pictures(material: Material) -> dict[str, Any] | None:
-    """A column for each dataset, a line for each class; None where there is no dataset."""
-    datasets = list(material.datasets.values())
-    if not datasets:
-        return None
-    names, shown = class_labels(material.teacher.classes), datasets[0].pictures
-    lines: list[dict[str, Any]] = []
-    for place, index in enumerate(shown.classes):
-        strips = [strip_png(facts.pictures.images[place], shown.per_class) for facts in datasets]
-        uris = [None if strip is None else data_uri(strip) for strip in strips]
-        lines.append({"name": names[index], "label": short_label(names[index]), "strips": uris})
-    return {
-        "columns": [
-            {
-                "name": name,
-                "data_free": facts.manifest.data_free,
-                "images": count_text(facts.images),
-                "labelled": _labelled(facts),
-            }
-            for name, facts in material.datasets.items()
-        ],
-        "lines": lines,
+        "lines": [(names[index], [_strip(one, place) for one in found]) for place, index in enumerate(shown.classes)],
         "per_class": shown.per_class,
         "all": len(shown.classes) == len(names),
-        "tile": max(24, min(44, _WIDTH // (len(datasets) * shown.per_class))),
+        "tile": max(24, min(44, _WIDTH // (len(found) * shown.per_class))),
     }
+
+
+def _strip(pictures: Pictures, place: int) -> str | None:
+    strip = strip_png(pictures.images[place], pictures.per_class)
+    return None if strip is None else data_uri(strip)
 
 
 def _labelled(facts: DatasetFacts) -> str:
@@ -372,50 +299,13 @@ def _mean(line: tuple[str, list[float | None]]) -> float:
     return 2.0 if spread is None else spread.mean  # classes that were not measured come last
 
 
-def _costs(material: Material) -> dict[str, Any]:
-    """Time, rate and size of each dataset and of each student's training."""
-    synthesis: list[dict[str, str]] = []
-    for name, cost in material.synthesis.items():
-        size = bytes_text(material.datasets[name].bytes) if name in material.datasets else ABSENT
-        device = cost.environment.get("device", ABSENT)
-        synthesis.append({"name": name, "bytes": size, "device": device, **_cost(cost.images, cost.seconds)})
-    training: list[dict[str, str]] = []
-    for cell in material.cells:
-        cost = material.training.get(cell.cell)
-        if cost is not None:
-            what = {"student": cell.student, "method": cell.method, "role": cell.role, "seed": str(cell.seed)}
-            training.append({**what, **_cost(cost.images, cost.seconds)})
-    return {"synthesis": synthesis, "training": training}
-
-
-def _cost(images: int, seconds: float) -> dict[str, str]:
-    return {"images": count_text(images), "time": duration_text(seconds), "rate": rate_text(images, seconds)}
-
-
-def _environment(material: Material) -> list[tuple[str, str]]:
+def _environment(costs: Sequence[Provenance]) -> list[tuple[str, str]]:
     """Each key with the values that occurred; several where the runs were on different machines."""
     found: dict[str, set[str]] = {}
-    for cost in [*material.synthesis.values(), *material.training.values()]:
-        for key, value in cost.environment.items():
-            found.setdefault(key, set()).add(value)
+    for key, value in (item for cost in costs for item in cost.environment.items()):
+        found.setdefault(key, set()).add(value)
     return [(key, _listed(sorted(values))) for key, values in sorted(found.items())]
 
 
 def _listed(values: list[str]) -> str:
     return f"{values[0]} to {values[-1]} ({len(values)} values)" if len(values) > 4 else ", ".join(values)
-
-
-def _dataset(name: str, facts: DatasetFacts) -> dict[str, Any]:
-    """How it was made, and the files that are kept with it."""
-    manifest = facts.manifest
-    kept = [
-        {
-            "name": entry.name,
-            "kind": _KINDS[entry.kind],
-            "facts": ", ".join(f"{key} {value}" for key, value in flat(entry.facts).items()),
-            "bytes": bytes_text(entry.bytes),
-        }
-        for entry in manifest.attachments
-    ]
-    params, shards = flat(manifest.method_params), len(manifest.entries("train"))
-    return {"name": name, "params": params, "shards": shards, "sha256": facts.sha256, "kept": kept}

@@ -90,7 +90,7 @@ def test_a_network_that_ends_in_a_convolution_has_blocks_but_no_head() -> None:
 
 def test_timm_that_is_not_installed_is_an_error_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ParamsError, match=r"timm is not installed; run `pip install 'afterimage\[timm\]'`"):
+    with pytest.raises(ParamsError, match=r"timm is not installed; run `pip install 'photogram\[timm\]'`"):
         nets.build("timm:resnet18", 6, 3, 32)
 
 

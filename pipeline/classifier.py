@@ -23,7 +23,7 @@ from . import nets
 from .core.errors import ParamsError, PipelineError, TeacherError, TrainingError
 from .core.files import canonical_json, sha256_bytes, write_atomic
 from .core.params import Block, build
-from .nets.weights import DamagedError, Shapes, fill, load_into, read, read_safetensors, reported, shapes_of, unlike
+from .nets.weights import DamagedError, Shapes, fill, fitting, load_into, read, read_safetensors, reported
 
 __all__ = [
     "CARD",
@@ -344,12 +344,10 @@ def _verified(card: Card, source: Path | bytes, trust: tuple[str, ...], where: s
     filled = f"{where} as {card.arch}"
     drafts: list[Built] = []
 
-    def check(offered: Shapes, _metadata: Mapping[str, str]) -> None:
+    def check(offered: Shapes, metadata: Mapping[str, str]) -> None:
         elements = sum(prod(shape) for shape in offered.values())
         drafts.append(_draft(card, trust, folder, elements, filled))
-        problems = unlike(offered, shapes_of(drafts[0].net.state_dict()))
-        if problems:
-            raise DamagedError(f"{filled}: the weights do not fit: {'; '.join(problems)}")
+        fitting(drafts[0].net, filled)(offered, metadata)
 
     with reported(card.error, cure):
         weights, metadata = read(source, where, check, card.sha256)

@@ -21,12 +21,12 @@ __all__ = [
     "DamagedError",
     "Shapes",
     "fill",
+    "fitting",
     "load_into",
     "read",
     "read_safetensors",
     "reported",
     "shapes_of",
-    "unlike",
 ]
 
 Shapes = Mapping[str, tuple[int, ...]]  # of tensors, by name
@@ -92,12 +92,24 @@ def load_into(net: nn.Module, weights: Mapping[str, Tensor], where: str) -> None
         fill(net, weights, where)
 
 
+def fitting(net: nn.Module, where: str) -> Check:
+    """A check of a header for names and shapes that are not the network's."""
+    expected = shapes_of(net.state_dict())
+
+    def check(offered: Shapes, _metadata: Mapping[str, str]) -> None:
+        problems = _unlike(offered, expected)
+        if problems:
+            raise DamagedError(f"{where}: the weights do not fit: {'; '.join(problems)}")
+
+    return check
+
+
 def fill(net: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """As `load_into`, with a `DamagedError`."""
     expected: dict[str, Tensor] = net.state_dict()
     counters = {name: value for name, value in expected.items() if name.endswith(_COUNTER)}
     offered = {**counters, **weights}
-    problems = unlike(shapes_of(offered), shapes_of(expected))
+    problems = _unlike(shapes_of(offered), shapes_of(expected))
     fitting: dict[str, Tensor] = {}
     wrong: list[str] = []
     for name in sorted(expected.keys() & offered.keys()):
@@ -114,7 +126,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(value.shape) for name, value in tensors.items()}
 
 
-def unlike(offered: Shapes, expected: Shapes) -> list[str]:
+def _unlike(offered: Shapes, expected: Shapes) -> list[str]:
     """What differs in names and shapes."""
     missing = {name for name in expected.keys() - offered.keys() if not name.endswith(_COUNTER)}
     found: list[str] = []

@@ -7,11 +7,14 @@ import time
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from pipeline import real, sources
+from pipeline.classifier import Teacher
+from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.methods import Attachment, Batch
 from pipeline.shards.executor import Executor
@@ -212,3 +215,17 @@ def _plot(figure: str) -> Plot:
         lines[name] = (style, [(x, zero + (y - low) / (high - low) * (one - zero)) for x, y in pairs])
     caption = re.search(r"<figcaption>([^<]*)", figure)[1]
     return Plot(caption, lines, re.findall(r"<text[^>]*>([^<]*)", figure))
+
+
+# -- teachers of every source ----------------------------------------------------------------------------------------
+
+NO_DATA = real.parse({"source": "none"})
+
+
+def make_teacher(
+    block: dict[str, Any], work: Path, data: real.DataBlock = NO_DATA, trust: tuple[str, ...] = (), seed: int = 0
+) -> Teacher:
+    """What the stage does; a training keeps its state in `work`."""
+    params = sources.parse(block)
+    state = Checkpoint(work / "teacher.safetensors")
+    return sources.make_teacher(params, sources.Data.read(params, data), trust, CPU, seed, state)

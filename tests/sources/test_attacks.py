@@ -21,7 +21,7 @@ READ_ALL = """
 import json, resource, sys
 from pathlib import Path
 from pipeline.core.errors import PipelineError
-from pipeline.teacher.checkpoint import read_weights
+from pipeline.sources.checkpoint import read_weights
 verdicts = {}
 for path in sorted(Path(sys.argv[1]).glob("attack-*")):
     try:
@@ -237,14 +237,14 @@ def test_the_attack_works_where_nothing_holds_it_back(tmp_path):
 
 def test_a_reader_that_hangs_is_stopped(tmp_path, monkeypatch):
     from pipeline.core.errors import TeacherError
-    from pipeline.teacher import checkpoint, sandbox
+    from pipeline.sources import checkpoint
 
     path = tmp_path / "slow.pt"
     path.write_bytes(saved({"a": torch.zeros(2)}))
     script = tmp_path / "unpack.py"
     script.write_text("import time\ntime.sleep(60)\n")
-    monkeypatch.setattr(sandbox, "_SCRIPT", script)
-    monkeypatch.setattr(sandbox, "_SECONDS", 0.5)
+    monkeypatch.setattr(checkpoint, "_SCRIPT", script)
+    monkeypatch.setattr(checkpoint, "_SECONDS", 0.5)
     start = time.monotonic()
     with pytest.raises(TeacherError, match=r"slow.pt: not read within"):
         checkpoint.read_weights(path, None)
@@ -253,12 +253,12 @@ def test_a_reader_that_hangs_is_stopped(tmp_path, monkeypatch):
 
 def test_a_reader_that_crashes_is_reported(tmp_path, monkeypatch):
     from pipeline.core.errors import TeacherError
-    from pipeline.teacher import checkpoint, sandbox
+    from pipeline.sources import checkpoint
 
     path = tmp_path / "crash.pt"
     path.write_bytes(b"PK\x03\x04")
     script = tmp_path / "unpack.py"
     script.write_text("import os\nos.kill(os.getpid(), 11)\n")
-    monkeypatch.setattr(sandbox, "_SCRIPT", script)
+    monkeypatch.setattr(checkpoint, "_SCRIPT", script)
     with pytest.raises(TeacherError, match=r"crash.pt: the reader died on it \(signal 11\)"):
         checkpoint.read_weights(path, None)

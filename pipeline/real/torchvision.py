@@ -9,12 +9,11 @@ from typing import Any, Literal, cast
 from PIL import Image
 from pydantic import PositiveInt
 
-from pipeline.core.errors import DataError
-from pipeline.core.params import Block
-from pipeline.core.progress import track
-from pipeline.datasets.labelled import Labelled, collect
+from ..core.errors import DataError
+from ..core.params import Block
+from ..core.progress import track
 
-__all__ = ["Torchvision", "load"]
+__all__ = ["Torchvision", "read"]
 
 # What torchvision's sets call the two splits, in the order in which to try them.
 _SPLITS = {"train": ("train", "trainval"), "test": ("test", "val", "valid")}
@@ -31,8 +30,10 @@ class Torchvision(Block):
     channels: Literal[1, 3]
 
 
-def load(params: Torchvision, split: Literal["train", "test"]) -> Labelled:
-    """Construct the set by name and read it.
+def read(
+    params: Torchvision, split: Literal["train", "test"]
+) -> tuple[Iterator[tuple[Image.Image, int]], tuple[str, ...] | None]:
+    """Construct the set by name: its samples, and its classes where it names them.
 
     Raises:
         DataError: there is no such set, it has no train and test split, its files are missing or damaged, or its
@@ -41,8 +42,7 @@ def load(params: Torchvision, split: Literal["train", "test"]) -> Labelled:
     dataset = _construct(params, split)
     names = getattr(dataset, "classes", None)
     classes = tuple(map(str, cast(list[object], names))) if isinstance(names, (list, tuple)) else None
-    where = f"{params.name} ({split})"
-    return collect(_samples(dataset, where), classes, params.size, params.channels, where)
+    return _samples(dataset, f"{params.name} ({split})"), classes
 
 
 def _samples(dataset: Any, where: str) -> Iterator[tuple[Image.Image, int]]:

@@ -4,8 +4,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
-from pipeline.core.errors import TeacherError
-from pipeline.teacher.blocks import Timm, Torchvision
+from ..core.errors import TeacherError
 
 __all__ = ["Published", "from_timm", "from_torchvision"]
 
@@ -28,7 +27,7 @@ class Published(NamedTuple):
     std: tuple[float, ...]
 
 
-def from_torchvision(params: Torchvision) -> Published:
+def from_torchvision(name: str, weights: str) -> Published:
     """Weights of a torchvision classifier, from torch's cache or downloaded; the hash in the file's name is checked.
 
     Raises:
@@ -37,33 +36,33 @@ def from_torchvision(params: Torchvision) -> Published:
     import torchvision.models as zoo
 
     try:
-        enum = zoo.get_model_weights(params.name)
+        enum = zoo.get_model_weights(name)
     except ValueError as error:
-        raise TeacherError(f"teacher.name: {params.name!r}: torchvision publishes no weights for it") from error
+        raise TeacherError(f"teacher.name: {name!r}: torchvision publishes no weights for it") from error
     members = cast(dict[str, Any], enum.__members__)  # DEFAULT is an alias among them
-    if params.weights not in members:
-        raise TeacherError(f"teacher.weights: {params.weights!r}: must be one of {', '.join(members)}")
-    weights = members[params.weights]
+    if weights not in members:
+        raise TeacherError(f"teacher.weights: {weights!r}: must be one of {', '.join(members)}")
+    chosen = members[weights]
     try:
-        state = weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+        state = chosen.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise TeacherError(f"{params.name}: cannot get the weights from {weights.url} ({error})") from error
-    transforms = weights.transforms()
+        raise TeacherError(f"{name}: cannot get the weights from {chosen.url} ({error})") from error
+    transforms = chosen.transforms()
     halves = (0.5, 0.5, 0.5)
-    rescaling = params.name in _RESCALING
+    rescaling = name in _RESCALING
     if rescaling:
-        state = {name: value for name, value in state.items() if not name.startswith(_AUXILIARY)}
+        state = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
     return Published(
         weights=state,
-        label=f"torchvision {params.name} {weights.name}",
-        classes=tuple(weights.meta["categories"]),
+        label=f"torchvision {name} {chosen.name}",
+        classes=tuple(chosen.meta["categories"]),
         size=int(transforms.crop_size[0]),
         mean=halves if rescaling else tuple(map(float, transforms.mean)),
         std=halves if rescaling else tuple(map(float, transforms.std)),
     )
 
 
-def from_timm(params: Timm) -> Published:
+def from_timm(name: str, weights: str) -> Published:
     """Weights of a timm classifier, from its cache or downloaded.
 
     Raises:
@@ -72,8 +71,8 @@ def from_timm(params: Timm) -> Published:
     try:
         import timm  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise TeacherError("teacher.source: timm is not installed; pip install 'afterimage[timm]'") from error
-    full = params.name if params.weights == _DEFAULT else f"{params.name}.{params.weights}"
+        raise TeacherError("teacher.source: timm is not installed; pip install 'photogram[timm]'") from error
+    full = name if weights == _DEFAULT else f"{name}.{weights}"
     try:
         net = cast(Any, timm).create_model(full, pretrained=True)
     # A hub client raises its own errors for each way in which a name or a network can be wrong.

@@ -1,18 +1,35 @@
-"""Labelled images in memory, and the one way pixels of any size and mode become them."""
+"""Real data, for the demonstration teacher, evaluation and reference rows only; all of it optional."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pipeline.core.errors import DataError
+from ..core.errors import DataError
+from ..core.files import sha256_bytes
+from ..core.params import Block, build_one_of
+from . import digits, folder, torchvision
+from .digits import Digits
+from .folder import Folder
+from .torchvision import Torchvision
 
-__all__ = ["Labelled", "collect"]
+__all__ = ["DataBlock", "Digits", "Folder", "Labelled", "NoData", "Torchvision", "collect", "load", "parse"]
 
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+
+
+class NoData(Block):
+    """There is no real data: nothing that needs it can be given."""
+
+    source: Literal["none"]
+
+
+DataBlock = Digits | Torchvision | Folder | NoData
+
+_BLOCKS: dict[str, type[DataBlock]] = {"digits": Digits, "torchvision": Torchvision, "folder": Folder, "none": NoData}
 
 
 class Labelled(NamedTuple):
@@ -21,6 +38,48 @@ class Labelled(NamedTuple):
     images: Tensor  # uint8 [N, C, H, W]
     labels: Tensor  # int64 [N], each in [0, len(classes))
     classes: tuple[str, ...]
+
+    def digest(self) -> str:
+        """sha256 over images, labels and class names, in their order."""
+        parts = [self.images.numpy().tobytes(), self.labels.numpy().tobytes(), "\n".join(self.classes).encode()]
+        return sha256_bytes("".join(map(sha256_bytes, parts)).encode())
+
+
+def parse(block: Any, key: str = "data") -> DataBlock:
+    """Validate a data block; its `source` says which fields it has.
+
+    Args:
+        block: plain data, as read from the parameter file.
+        key: the block's full key, for messages.
+
+    Raises:
+        ParamsError: one line per wrong key.
+    """
+    return build_one_of(_BLOCKS, block, key)
+
+
+def load(params: DataBlock, split: Literal["train", "test"]) -> Labelled | None:
+    """Read one split into memory, resized and with the channels the block asks for.
+
+    Returns:
+        The split, or None where the block says that there is no data.
+
+    Raises:
+        DataError: files are missing, or are not what the block says.
+    """
+    match params:
+        case NoData():
+            return None
+        case Digits():
+            samples, classes = digits.read(split)
+            where = f"digits ({split})"
+        case Torchvision():
+            samples, classes = torchvision.read(params, split)
+            where = f"{params.name} ({split})"
+        case Folder():
+            samples, classes = folder.read(params, split)
+            where = f"{params.root} ({split})"
+    return collect(samples, classes, params.size, params.channels, where)
 
 
 def collect(

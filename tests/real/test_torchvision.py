@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import datasets
+from pipeline import real
 from pipeline.core.errors import DataError, ParamsError
 
 
@@ -21,7 +21,7 @@ def block(root, **changes):
 
 
 def load(root, split="test", **changes):
-    return datasets.load(datasets.parse(block(root, **changes)), split)
+    return real.load(real.parse(block(root, **changes)), split)
 
 
 def idx(path):
@@ -133,16 +133,16 @@ def test_a_variant_goes_to_split_beside_train(tmp_path, monkeypatch):
 )
 def test_a_wrong_data_block_names_key_and_value(tmp_path, changes, named):
     with pytest.raises(ParamsError, match=named):
-        datasets.parse(block(tmp_path) | changes)
+        real.parse(block(tmp_path) | changes)
 
 
 @pytest.mark.parametrize("value", [None, [], "digits", {"source": ["digits"]}])
 def test_a_block_that_is_no_mapping_with_a_source_is_refused(value):
     with pytest.raises(ParamsError, match=r"data\.source"):
-        datasets.parse(value)
+        real.parse(value)
 
 
 def test_no_data_is_none_in_both_splits():
-    nothing = datasets.parse({"source": "none"})
-    assert datasets.load(nothing, "train") is None
-    assert datasets.load(nothing, "test") is None
+    nothing = real.parse({"source": "none"})
+    assert real.load(nothing, "train") is None
+    assert real.load(nothing, "test") is None

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import datasets
+from pipeline import real
 from pipeline.core.errors import DataError
 
 
 def load(root, split="train", size=12, channels=3):
     block = {"source": "folder", "root": str(root), "size": size, "channels": channels}
-    return datasets.load(datasets.parse(block), split)
+    return real.load(real.parse(block), split)
 
 
 def test_every_image_of_a_split_is_read_with_its_class(image_folder):

@@ -1,4 +1,4 @@
-"""The child process that opens pickled checkpoints; run as a script by `sandbox.py`, with nothing of ours imported.
+"""The child process that opens pickled checkpoints; run as a script by `checkpoint.py`, with nothing of ours imported.
 
 A torch checkpoint from standard input goes out as safetensors on standard output. `weights_only=True` keeps code from
 running, but not memory from growing (a 2 kB file may ask for 4 GiB), so this process limits its own memory before it

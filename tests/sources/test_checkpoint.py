@@ -4,7 +4,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.core.errors import TeacherError
-from pipeline.teacher import checkpoint, unpack
+from pipeline.sources import checkpoint, unpack
 
 
 def state_of(net):

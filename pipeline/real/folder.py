@@ -7,12 +7,11 @@ from typing import Literal
 from PIL import Image, UnidentifiedImageError
 from pydantic import PositiveInt
 
-from pipeline.core.errors import DataError
-from pipeline.core.params import Block
-from pipeline.core.progress import track
-from pipeline.datasets.labelled import Labelled, collect
+from ..core.errors import DataError
+from ..core.params import Block
+from ..core.progress import track
 
-__all__ = ["Folder", "load"]
+__all__ = ["Folder", "read"]
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 
@@ -26,8 +25,8 @@ class Folder(Block):
     channels: Literal[1, 3]
 
 
-def load(params: Folder, split: Literal["train", "test"]) -> Labelled:
-    """Read every png, jpg, webp and bmp of a split; other files are passed over.
+def read(params: Folder, split: Literal["train", "test"]) -> tuple[Iterator[tuple[Image.Image, int]], tuple[str, ...]]:
+    """Every png, jpg, webp and bmp of a split, and the classes; other files are passed over.
 
     Raises:
         DataError: the split's folder is missing or empty, the splits have different classes, or an image is damaged.
@@ -43,7 +42,7 @@ def load(params: Folder, split: Literal["train", "test"]) -> Labelled:
         for path in sorted((folder / name).iterdir())
         if path.suffix.lower() in _FORMATS and path.is_file()
     ]
-    return collect(_opened(files, str(folder)), classes, params.size, params.channels, str(folder))
+    return _opened(files, str(folder)), classes
 
 
 def _classes(root: Path, split: str) -> tuple[str, ...]:

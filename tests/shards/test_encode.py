@@ -5,7 +5,6 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from makers import Plan, draw, encode
 from PIL import Image
 
 from pipeline.core.errors import ShardError
@@ -13,6 +12,7 @@ from pipeline.shards.encode import encode_shard
 from pipeline.shards.npy import npy_header
 from pipeline.shards.png import encode_png, layout
 from pipeline.shards.schema import key_of
+from tests.support import Data, draw_samples, encode_samples
 
 
 def members(content: bytes) -> dict[str, bytes]:
@@ -22,8 +22,8 @@ def members(content: bytes) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("encoding", ["png", "npy"])
 def test_equal_samples_give_equal_bytes(encoding: str) -> None:
-    plan = Plan(encoding=encoding, targets=True)
-    assert encode(draw(plan, 3, 1), encoding) == encode(draw(plan, 3, 1), encoding)
+    plan = Data(encoding=encoding, targets=True)
+    assert encode_samples(draw_samples(plan, 3, 1), encoding) == encode_samples(draw_samples(plan, 3, 1), encoding)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_bytes_are_those_of_format_version_1(encoding: str, expected: str) -
 
 @pytest.mark.parametrize("encoding", ["png", "npy"])
 def test_members_are_sorted_plain_ustar_without_time_or_owner(encoding: str) -> None:
-    content = encode(draw(Plan(encoding=encoding, targets=True), 2, 0), encoding, "holdout", 12)
+    content = encode_samples(draw_samples(Data(encoding=encoding, targets=True), 2, 0), encoding, "holdout", 12)
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         infos = tar.getmembers()
     extensions = ["cls", "logits.npy", encoding, "target.npy"]
@@ -59,8 +59,8 @@ def test_members_are_sorted_plain_ustar_without_time_or_owner(encoding: str) -> 
 
 
 def test_arrays_are_what_numpy_writes() -> None:
-    samples = draw(Plan(channels=3, targets=True), 2, 0)
-    found = members(encode(samples, "npy"))
+    samples = draw_samples(Data(channels=3, targets=True), 2, 0)
+    found = members(encode_samples(samples, "npy"))
     for number in range(2):
         for name, expected in (
             ("npy", samples.images),

@@ -5,17 +5,17 @@ import re
 from pathlib import Path
 
 import pytest
-from makers import Plan, write
 
 from pipeline.core.errors import ShardError
 from pipeline.core.files import canonical_json
 from pipeline.shards.limits import Limits
 from pipeline.shards.schema import Manifest, fields_of, manifest_bytes, parse_manifest, read_manifest
+from tests.support import Data, write_dataset
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write(tmp_path / "set", Plan())
+    write_dataset(tmp_path / "set", Data())
     return tmp_path / "set"
 
 
@@ -211,7 +211,7 @@ def test_a_manifest_that_is_a_link_a_fifo_or_a_folder_is_refused(folder: Path, t
 
 
 def test_png_is_for_one_or_three_channels(tmp_path: Path) -> None:
-    write(tmp_path, Plan(channels=2))
+    write_dataset(tmp_path, Data(channels=2))
     manifest = read_manifest(tmp_path)
     with pytest.raises(ValueError, match="png cannot hold 2 channels"):
         Manifest.model_validate(

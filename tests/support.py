@@ -25,7 +25,8 @@ from pipeline.shards.manifest import (
     manifest_bytes,
     shard_name,
 )
-from pipeline.shards.reader import Samples, Tally
+from pipeline.shards.publish import finish
+from pipeline.shards.reader import Dataset, Samples, Tally
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
@@ -88,6 +89,12 @@ def write_dataset(folder: Path, data: Data) -> dict[Split, list[Samples]]:
     manifest = manifest_of(data, entries, tally)
     (folder / "manifest.json").write_bytes(manifest_bytes(manifest))
     return made
+
+
+def publish_dataset(folder: Path, data: Data) -> Manifest:
+    """Write a whole dataset with card and contact sheet."""
+    write_dataset(folder, data)
+    return finish(folder, Dataset.open(folder).manifest)
 
 
 def entry_of(content: bytes, split: Split, index: int, count: int) -> ShardEntry:

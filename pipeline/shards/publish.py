@@ -34,7 +34,7 @@ from .produce import ShardMaker
 from .reader import Dataset
 from .work import ShardRecord, WorkDirectory
 
-__all__ = ["describe", "publish"]
+__all__ = ["describe", "finish", "publish"]
 
 
 def describe(
@@ -117,7 +117,7 @@ def publish(work: WorkDirectory, manifest: Manifest, out: Path) -> Manifest:
                 crash_point("publish:linked")
             for entry in manifest.attachments:
                 _link_or_copy(work.attachments.path(entry.name), aside / entry.name)
-            manifest = _sealed(aside, manifest)
+            manifest = finish(aside, manifest)
             crash_point("publish:manifest")
             _put(aside, out)
             crash_point("publish:renamed")
@@ -129,18 +129,25 @@ def publish(work: WorkDirectory, manifest: Manifest, out: Path) -> Manifest:
     return manifest
 
 
-def _sealed(aside: Path, manifest: Manifest) -> Manifest:
-    """Write what is for people, then the manifest with its hashes."""
-    files = {"preview.png": preview(Dataset(aside, manifest)), "README.md": card(manifest).encode()}
+def finish(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the card, the contact sheet and, last, the manifest with their hashes into a folder of shards.
+
+    Returns:
+        The manifest as it was written.
+
+    Raises:
+        WorkError: the manifest is larger than readers take, or the disk is full.
+    """
+    files = {"preview.png": preview(Dataset(folder, manifest)), "README.md": card(manifest).encode()}
     for name, content in files.items():
-        write_atomic(aside / name, content)
+        write_atomic(folder / name, content)
     sums = {name: sha256_bytes(content) for name, content in files.items()}
     manifest = Manifest.model_validate(manifest.model_dump() | {"files": sums})
     content = manifest_bytes(manifest)
     if len(content) > LIMITS.manifest_bytes:
         raise WorkError(f"{manifest.method}: the manifest takes {len(content)} bytes, more than readers take: "
                         f"{LIMITS.manifest_bytes}; make larger shards (shards.size)")  # fmt: skip
-    write_atomic(aside / MANIFEST, content)
+    write_atomic(folder / MANIFEST, content)
     return manifest
 
 

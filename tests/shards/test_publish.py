@@ -8,8 +8,12 @@ import pytest
 from pipeline.core.errors import WorkError
 from pipeline.shards import publish as module
 from pipeline.shards.manifest import Manifest
-from pipeline.shards.publish import publish
+from pipeline.shards.plan import ShardPlan
+from pipeline.shards.produce import ShardMaker
+from pipeline.shards.publish import describe, publish
 from pipeline.shards.reader import Dataset
+from pipeline.shards.work import ShardRecord
+from pipeline.teacher.model import TeacherInfo
 from tests.support import Data, write_dataset
 
 
@@ -122,3 +126,18 @@ def test_a_manifest_that_no_reader_takes_is_not_written(
     with pytest.raises(WorkError, match=r"more than readers take: 100; make larger shards"):
         publish(works[0], manifest, tmp_path / "out")  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["a\tb", "\u202eabc", "x" * 301, ""])
+def test_a_teacher_whose_classes_no_manifest_may_name_is_one_line(name: str):
+    info = TeacherInfo(
+        arch="lenet5", classes=("a", name), channels=1, size=4, mean=(0.5,), std=(0.5,), batch_norm=False,
+        sha256="0" * 64, accuracy=None, source="a test",
+    )  # fmt: skip
+    record = ShardRecord(
+        name="train-00000.tar", samples=1, bytes=9, sha256="1" * 64, histogram=(1, 0), agree=1, seconds=1.0, work=""
+    )
+    maker = ShardMaker(Path, 0, "noise", "png", soft_targets=False)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(WorkError, match=r"^noise: the manifest cannot say: '(teacher\.)?classes\.1'") as caught:
+        describe([ShardPlan("train", 0, 1)], [record], maker, params={}, data_free=True, teacher=info, attachments=())
+    assert "\n" not in str(caught.value)

@@ -291,9 +291,7 @@ def test_a_dataset_in_the_place_of_another_is_refused(change, said):
 def test_another_teacher_is_refused_and_one_of_other_classes_in_one_line():
     teacher, test = frozen(4, 2), labelled(10, 4)
     teacher.info.sha256 = "another"
-    with pytest.raises(
-        DataError, match="the student learned from is 'the teacher', expected 'another"
-    ):
+    with pytest.raises(DataError, match="the student learned from is 'the teacher', expected 'another"):
         measure(Net(4, 1), teacher, test, None, 4)
     with pytest.raises(DataError, match="the number of classes of student and teacher: 4, expected 7"):
         measure(Net(4, 1), frozen(7, 2), test, None, 4)

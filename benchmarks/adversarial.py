@@ -10,15 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.plain import PlainDuel, PlainGenerator, plain_layers, stand_in
-from benchmarks.timing import interleaved
+from benchmarks.plain import PlainDuel, PlainGenerator, interleaved, plain_layers, stand_in
 from pipeline import nets
 from pipeline.core.device import Compute
 from pipeline.core.params import build
 from pipeline.core.rng import generator
 from pipeline.methods import load
-
-__all__ = ["compare", "main"]
 
 _ADAM = {
     "optimiser": "adam", "learning_rate": 0.001, "momentum": 0.9, "weight_decay": 0, "schedule": "constant",
@@ -86,7 +83,7 @@ def main() -> None:
     """Print a line per method, teacher and precision: milliseconds of an iteration, ratio to the plain code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adversarial", description=__doc__)
     parser.add_argument("--cuda", action="store_true", help="batches of 128 on a GPU instead")
-    arguments, _ = parser.parse_known_args()
+    arguments = parser.parse_args()
     device = torch.device("cuda" if arguments.cuda else "cpu")
     sys.stdout.write(f"{device}, {torch.get_num_threads()} threads; milliseconds of an iteration\n")
     batch = 128 if arguments.cuda else 32

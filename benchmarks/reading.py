@@ -23,8 +23,6 @@ from pipeline.shards.schema import (
 )
 from pipeline.shards.values import Tally
 
-__all__ = ["main", "measure", "write_dataset"]
-
 _CLASSES = 10
 
 

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from benchmarks.plain import PlainInversion, PlainLoop, interleaved, peak_flops, plain_layers, stand_in
 from pipeline import nets
+from pipeline.classifier import Teacher
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.params import build
-from pipeline.core.rng import generator
+from pipeline.core.rng import stream
+from pipeline.losses.logits import softened_cross_entropy
 from pipeline.methods.deepinversion import Method
-from pipeline.synthesis.descend import Adam, descend, quick
-from pipeline.synthesis.losses import softened_cross_entropy
-from pipeline.teacher.model import Teacher
+from pipeline.optimise.pixels import Adam, descend, quick
+from pipeline.optimise.source import Run
 
 _STEPS, _ROUNDS = 10, 7
 _TEMPERATURE, _RATE = 20.0, 0.05
-_VIEWS = {"crop": 0, "flip": False, "rotate": 0, "translate": 0, "scale": [1, 1], "shear": 0, "cutout": 0}
 _VARIANTS = {
     "float32": ("float32", "never"),
     "float32 compiled": ("float32", "always"),
@@ -33,12 +33,12 @@ _VARIANTS = {
 
 def impressions(arch: str, channels: int, batch: int, *, channels_last: bool) -> dict[str, tuple[float, float]]:
     """`zskd`'s loop on a random teacher of 32 pixels, as `rates` gives it; the plain loop has 100 images."""
-    net = nets.build(arch, 10, channels, 32, rng=generator(0, "benchmark"))
+    net = nets.build(arch, 10, channels, 32, rng=stream(0, "benchmark"))
 
     def start(count: int) -> tuple[Tensor, Tensor]:
         return torch.rand(count, channels, 32, 32), torch.randn(count, 10).softmax(1)
 
-    teacher = stand_in(plain_layers(copy.deepcopy(net)), arch, channels, 32).requires_grad_(requires_grad=True)
+    teacher = stand_in(plain_layers(copy.deepcopy(net)), arch, channels, 32)
     plain = PlainLoop(teacher, *start(100), _TEMPERATURE, _RATE)
     runs: dict[str, Callable[[], object]] = {"plain": lambda: [plain.step() for _ in range(_STEPS)]}
     images, targets = start(batch)
@@ -50,7 +50,7 @@ def impressions(arch: str, channels: int, batch: int, *, channels_last: bool) ->
 
 def inversion(arch: str, batch: int, device: torch.device) -> dict[str, tuple[float, float]]:
     """`deepinversion` itself on a random teacher of 32 pixels, as `rates` gives it."""
-    net = nets.build(arch, 10, 3, 32, rng=generator(0, "benchmark")).to(device)
+    net = nets.build(arch, 10, 3, 32, rng=stream(0, "benchmark")).to(device)
     images, labels = torch.randn(batch, 3, 32, 32, device=device), torch.arange(batch, device=device) % 10
     plain = PlainInversion(copy.deepcopy(net), images, labels, _RATE)
     runs: dict[str, Callable[[], object]] = {"plain": lambda: [plain.step() for _ in range(_STEPS)]}
@@ -80,7 +80,7 @@ def _compute(variant: str, device: torch.device, channels_last: bool) -> Compute
 
 
 def _descent(teacher: Teacher, images: Tensor, targets: Tensor, compute: Compute) -> Callable[[], object]:
-    compute.place(teacher)
+    compute.place(teacher.freeze())
     losses = quick(
         lambda view: softened_cross_entropy(teacher(view), targets, _TEMPERATURE),
         teacher, images.shape, _STEPS, compute,
@@ -89,20 +89,20 @@ def _descent(teacher: Teacher, images: Tensor, targets: Tensor, compute: Compute
 
 
 def _draw(teacher: Teacher, batch: int, compute: Compute) -> Callable[[], object]:
-    compute.place(teacher)
+    compute.place(teacher.freeze())
     method = build(
         Method,
         {
-            "group": batch, "groups": 1, "statistics": 10, "first_layer": 1, "total_variation": 2.5e-5, "l2": 1e-6,
-            "views": _VIEWS | {"fill": "zeros"}, "learning_rate": 0.01, "betas": [0.9, 0.999], "warmup": 0,
-            "start": {"distribution": "normal", "level": 0.5, "spread": 0.25, "resolution": 32},
+            "group": batch, "groups": 1, "bn": 10, "first_layer": 1, "total_variation": 2.5e-5, "l2": 1e-6,
+            "augment": None, "learning_rate": 0.01, "betas": [0.9, 0.999], "warmup": 0,
+            "init": {"distribution": "normal", "mean": 0.5, "std": 0.25, "resolution": 32},
             "phases": [{"pool": 1, "steps": _STEPS, "jitter": 2}], "schedule": "constant", "bound": "clamp",
             "keep": "last", "labels": "balanced",
         },
         "deepinversion",
     )  # fmt: skip
-    source = method.fit(teacher, generator(0, "fit"), Checkpoint(Path()), compute)
-    return lambda: source.draw(batch, generator(0, "draw"), 0)
+    source = method.fit(Run(teacher, stream(0, "fit"), Checkpoint(Path()), compute))
+    return lambda: source.draw(batch, stream(0, "draw"))
 
 
 def main() -> None:

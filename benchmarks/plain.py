@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, l1_loss, log_softmax, mse_loss, normalize
 
 from pipeline import nets
-from pipeline.nets.pooling import MaxPool2x2
-from pipeline.nets.stem import StemConv2d
-from pipeline.teacher.model import Teacher, TeacherInfo
+from pipeline.classifier import Classifier, Teacher, TeacherCard
+from pipeline.nets.layers import MaxPool2x2, StemConv2d
 
 _CPU = torch.device("cpu")
 
@@ -30,12 +29,12 @@ def plain_layers(net: nn.Module) -> nn.Module:
 
 
 def stand_in(net: nn.Module, arch: str, channels: int, size: int) -> Teacher:
-    """A ten-class teacher of random weights, for its speed alone."""
-    info = TeacherInfo(
+    """A ten-class teacher of random weights, for its speed alone; not frozen yet."""
+    card = TeacherCard(
         arch=arch, classes=tuple("0123456789"), channels=channels, size=size, mean=(0.5,) * channels,
         std=(0.25,) * channels, batch_norm=nets.has_batch_norm(net), sha256="", accuracy=None, source="random weights",
     )  # fmt: skip
-    return Teacher(net, info)
+    return Classifier(net, card).eval()
 
 
 class PlainLoop:

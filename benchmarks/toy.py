@@ -21,10 +21,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline import transfer
 from pipeline.core.errors import run_or_exit
 from pipeline.core.files import write_atomic
-from pipeline.core.rng import generator, numpy_generator
+from pipeline.core.rng import numpy_stream, stream
+from pipeline.losses import logits
 
 Motion = Literal["wander", "stay", "anew"]
 
@@ -74,7 +74,7 @@ class Panel(NamedTuple):
 
 def spirals(seed: int) -> tuple[Tensor, Tensor]:
     """Three interleaved arms: points [N, 2] float32, classes [N] int64."""
-    rng = numpy_generator(generator(seed, "toy/data"))
+    rng = numpy_stream(stream(seed, "toy/data"))
     labels = np.repeat(np.arange(_CLASSES), _PER_CLASS)
     along = np.sqrt(rng.uniform(0.02, 1, len(labels)))
     angle = 2 * np.pi * (labels / _CLASSES + _TURNS * along)
@@ -85,7 +85,7 @@ def spirals(seed: int) -> tuple[Tensor, Tensor]:
 
 def fit(points: Tensor, labels: Tensor, seed: int) -> nn.Module:
     """The teacher of points [N, 2] and classes [N]; its parameters collect no gradients."""
-    net = _network(_TEACHER_WIDTH, generator(seed, "toy/teacher"))
+    net = _network(_TEACHER_WIDTH, stream(seed, "toy/teacher"))
     adam = torch.optim.AdamW(net.parameters(), lr=_TEACHER_RATE, weight_decay=_TEACHER_DECAY)
     for _ in range(_TEACHER_STEPS):
         cross_entropy(net(points), labels).backward()
@@ -105,9 +105,9 @@ def play(teacher: nn.Module, seed: int, motion: Motion, rounds: int, keep: Colle
         rounds: how many.
         keep: the rounds to return; 0 is the start.
     """
-    rng = generator(seed, "toy/points")
+    rng = stream(seed, "toy/points")
     points = _ring(rng).requires_grad_()
-    student = _network(_STUDENT_WIDTH, generator(seed, "toy/student"))
+    student = _network(_STUDENT_WIDTH, stream(seed, "toy/student"))
     ascent = torch.optim.Adam([points], lr=_POINT_RATE, maximize=True)
     descent = torch.optim.Adam(student.parameters(), lr=_STUDENT_RATE)
     frames = [Frame(0, points.detach().clone(), copy.deepcopy(student))] if 0 in keep else []
@@ -125,7 +125,7 @@ def play(teacher: nn.Module, seed: int, motion: Motion, rounds: int, keep: Colle
 def agreement(student: nn.Module, teacher: nn.Module, points: Tensor) -> float:
     """The share of points [N, 2] that both put into the same class, in %."""
     with torch.no_grad():
-        return 100 * float(transfer.agreement(student(points), teacher(points)))
+        return 100 * float(logits.agreement(student(points), teacher(points)))
 
 
 def pictures(seed: int, rounds: int) -> tuple[bytes, bytes]:
@@ -165,7 +165,7 @@ def _ring(rng: torch.Generator) -> Tensor:
 
 def _climb(points: Tensor, student: nn.Module, teacher: nn.Module, ascent: torch.optim.Optimizer) -> None:
     """One step of the points to where the two disagree more, within the plane that is drawn."""
-    (points.grad,) = torch.autograd.grad(transfer.kl(student(points), teacher(points), 1.0), points)
+    (points.grad,) = torch.autograd.grad(logits.kl(student(points), teacher(points), 1.0), points)
     ascent.step()
     points.detach().clamp_(-SPAN, SPAN)
 
@@ -174,7 +174,7 @@ def _learn(points: Tensor, student: nn.Module, teacher: nn.Module, descent: torc
     beliefs = teacher(points)
     for _ in range(_STUDENT_STEPS):
         descent.zero_grad()
-        transfer.kl(student(points), beliefs, 1.0).backward()
+        logits.kl(student(points), beliefs, 1.0).backward()
         descent.step()
 
 

@@ -168,7 +168,7 @@ class Latents(NamedTuple):
 def latents_of(params: GenerationParams, seed: int, step: int, batches: int, device: torch.device) -> list[Latents]:
     """The random numbers of an iteration's batches: a function of (seed, step)."""
     rng = generator(seed, "generator/latents", step)
-    noise = torch.randn(batches, params.batch, params.generator.noise, generator=rng).to(device)
+    noise = torch.randn(batches, params.batch, params.generator.latent_dim, generator=rng).to(device)
     views = torch.rand(batches, params.batch, DRAWS, generator=rng).to(device)
     return [Latents(*pair) for pair in zip(noise, views, strict=True)]
 

@@ -8,10 +8,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.core.device import Compute
-from pipeline.core.files import canonical_json
 from pipeline.core.images import from_uint8, to_uint8
 from pipeline.core.table import csv_bytes
-from pipeline.nets.generators import Generator, GeneratorCard
+from pipeline.nets.generators import Generator, GeneratorCard, generator_bytes
 from pipeline.synthesis.batch import Attachment, Batch
 from pipeline.synthesis.health import Epoch
 from pipeline.synthesis.labels import balanced, one_hot
@@ -75,27 +74,27 @@ class Snapshots:
         info, params = self._teacher.info, self._net.params.model_dump(mode="json")
         statistics = "train" if self._net.training else "eval"
         card = GeneratorCard(
-            generator=self._net.params, mean=info.mean, std=info.std, size=info.size, statistics=statistics
+            generator=self._net.params, mean=info.mean, std=info.std, size=info.size, bn_mode=statistics
         )
         found = [
             Attachment(
                 f"generator-{epoch:04d}.safetensors",
                 "generator",
                 {**params, "epoch": epoch},
-                _stored(state, {"generator": canonical_json(card.model_dump(mode="json")).decode()}),
+                generator_bytes(state, card),
             )
             for epoch, state in zip(self.epochs, self._states, strict=True)
         ]
         if self.proxy is not None:
             arch, net = self.proxy
-            found.append(Attachment("proxy.safetensors", "proxy", {"arch": arch}, _stored(net.state_dict(), None)))
+            found.append(Attachment("proxy.safetensors", "proxy", {"arch": arch}, _stored(net.state_dict())))
         return [*found, Attachment("fit.csv", "history", {"epochs": len(self.history)}, csv_bytes(self.history))]
 
     @torch.no_grad()
     def _images(self, turn: int, count: int, rng: torch.Generator) -> Tensor:
         """[count, C, H, W] of one state, clamped; whole batches are made, for their statistics' sake."""
         self._net.load_state_dict(self._states[turn])
-        noise = torch.randn(-(-count // self._batch) * self._batch, self._net.params.noise, generator=rng)
+        noise = torch.randn(-(-count // self._batch) * self._batch, self._net.params.latent_dim, generator=rng)
         if not self._net.training:  # images do not depend on their neighbours
             noise = noise[:count]
         device = self._compute.torch_device()
@@ -108,6 +107,6 @@ class Snapshots:
         return torch.cat([self._teacher(part.to(device)).argmax(1).cpu() for part in images.split(self._batch)])
 
 
-def _stored(state: Mapping[str, Tensor], metadata: dict[str, str] | None) -> bytes:
+def _stored(state: Mapping[str, Tensor]) -> bytes:
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    return save(tensors, metadata=metadata)
+    return save(tensors)

@@ -25,7 +25,7 @@ UPDATES: dict[str, Any] = {
     "milestones": [], "decay": 0.1, "clip_norm": None,
 }  # fmt: skip
 COMMON: dict[str, Any] = {
-    "generator": {"noise": 6, "widths": [6, 4], "epsilon": 1e-5, "tanh": True, "affine": False},
+    "generator": {"latent_dim": 6, "widths": [6, 4], "epsilon": 1e-5, "tanh": True, "affine": False},
     "views": OFF.model_dump(mode="json"), "clamp": False, "updates": UPDATES, "batch": 8, "epochs": 3,
     "iterations": 2, "snapshots": {"states": 2, "since": 0.0}, "statistics": "eval",
 }  # fmt: skip

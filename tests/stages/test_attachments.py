@@ -183,7 +183,7 @@ def test_a_proxy_is_measured_like_any_student(run: Run, monkeypatch: pytest.Monk
     found = read_metrics(Path("data/metrics/dream-proxy.json"))
     assert (found.cell, found.method, found.student, found.arch) == ("dream-proxy", "dream", "proxy", "lenet5_half")
     assert (found.online, found.labels, found.seed) == (True, "live", run.settings.seed)
-    assert (found.data_free, found.reference) == (True, False)
+    assert (found.data_free, found.role) == (True, "result")
 
     test = datasets.load(datasets.parse(run.settings.slice("data")), "test")
     assert test is not None

@@ -34,7 +34,7 @@ def painting(level: int) -> dict[str, Tensor]:
 def source(teacher: Any, compute: Any, states: Any = None, statistics: Any = "eval", **changes: Any) -> Snapshots:
     net = build_generator(SHAPE, (0.5,), (0.25,), 8, generator(0, "weights"))
     for step in range(40):  # moves the running statistics to where they belong
-        net(torch.randn(20, SHAPE.noise, generator=generator(0, "noise", step)))
+        net(torch.randn(20, SHAPE.latent_dim, generator=generator(0, "noise", step)))
     states = {1: {name: value.clone() for name, value in net.state_dict().items()}} if states is None else states
     fields = {"history": [{"epoch": 1, "loss": 0.5}], "proxy": None, **changes}
     return Snapshots(net, BATCH, statistics, teacher, compute, states, **fields)

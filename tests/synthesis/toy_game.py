@@ -23,7 +23,7 @@ from pipeline.synthesis.generating import (
 from pipeline.training import Updates
 
 OFF = Augment(crop=0, flip=False, rotate=0, translate=0, scale=(1, 1), shear=0, cutout=0, fill="zeros")
-SHAPE = GeneratorParams(noise=5, widths=(4, 3), epsilon=1e-5, tanh=True, affine=True)
+SHAPE = GeneratorParams(latent_dim=5, widths=(4, 3), epsilon=1e-5, tanh=True, affine=True)
 
 
 def updates(**changes: Any) -> Updates:

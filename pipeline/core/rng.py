@@ -6,12 +6,12 @@ import json
 import numpy as np
 import torch
 
-__all__ = ["generator", "numpy_generator"]
+__all__ = ["generator", "numpy_generator", "numpy_stream", "stream"]
 
 _WORD = 2**32  # torch's CPU Mersenne Twister keeps only the low 32 bits of a seed
 
 
-def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
+def stream(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     """A CPU generator that depends on (seed, purpose, index) alone.
 
     Args:
@@ -26,7 +26,10 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed((base + index) % _WORD)
 
 
-def numpy_generator(rng: torch.Generator) -> np.random.Generator:
+def numpy_stream(rng: torch.Generator) -> np.random.Generator:
     """A numpy generator seeded by the next 128 bits of `rng`, for distributions that torch draws less well."""
     words = torch.randint(0, _WORD, (4,), generator=rng, dtype=torch.int64)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words.tolist())))
+
+
+generator, numpy_generator = stream, numpy_stream  # shim

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from pipeline.core.errors import TrainingError
-from pipeline.training import Pool, order, to_unit
+from pipeline.core.images import to_unit
+from pipeline.optimise.network import Pool, order
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.training import frozen, mode, seeded
+from pipeline.optimise.network import frozen, mode, seeded
 
 
 def test_each_module_finds_its_own_mode_again_also_after_an_error():

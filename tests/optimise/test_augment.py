@@ -5,16 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.augment import DRAWS, Augment, augment, view
+from pipeline.optimise.augment import DRAWS, Augment, augment, augment_with
+from pipeline.core.errors import ParamsError
 from pipeline.core.params import build
-
-OFF = {"crop": 0, "flip": False, "rotate": 0.0, "translate": 0.0, "scale": [1.0, 1.0], "shear": 0.0, "cutout": 0}
 
 
 @pytest.fixture
 def views() -> Callable[..., Augment]:
-    """An `Augment` with everything off but what is asked for."""
-    return lambda **changes: build(Augment, {**OFF, "fill": "zeros", **changes}, "augment")
+    return lambda **changes: build(Augment, {"fill": "zeros", **changes}, "augment")
 
 
 def images(count: int = 6, channels: int = 2, height: int = 9, width: int = 9) -> Tensor:
@@ -35,6 +33,28 @@ def rng(seed: int = 0) -> torch.Generator:
 def test_everything_off_gives_the_very_images(views):
     batch = images()
     assert augment(batch, views(), rng()) is batch
+    assert augment(batch, None, rng()) is batch
+
+
+def test_the_same_numbers_are_drawn_whatever_is_asked_for(views):
+    after = []
+    for block in (None, views(), views(rotate=20.0, cutout=2)):
+        numbers = rng()
+        augment(images(), block, numbers)
+        after.append(numbers.get_state())
+    assert torch.equal(after[0], after[1])
+    assert torch.equal(after[0], after[2])
+
+
+@pytest.mark.parametrize("block", [{"rotate": 5}, {"shear": 1}, {"translate": 0.1}, {"scale": [0.5, 1]}])
+def test_what_brings_in_pixels_from_outside_must_say_which(block):
+    with pytest.raises(ParamsError, match="fill: missing"):
+        build(Augment, block, "augment")
+
+
+def test_a_range_of_scales_begins_with_the_smaller(views):
+    with pytest.raises(ParamsError, match="smaller factor first"):
+        views(scale=[2.0, 1.0])
 
 
 def test_a_flip_is_an_exact_mirror_of_about_half_the_images(views):
@@ -49,7 +69,7 @@ def test_a_flip_is_an_exact_mirror_of_about_half_the_images(views):
 def test_a_crop_is_a_slice_of_the_zero_padded_image_at_the_drawn_offset(views):
     batch, padding = images(300, height=7, width=9), 2
     uniforms = torch.rand(300, DRAWS, generator=rng())
-    seen = view(batch, views(crop=padding), uniforms)
+    seen = augment_with(batch, views(crop=padding), uniforms)
     padded = torch.zeros(300, 2, 11, 13)
     padded[:, :, 2:9, 2:11] = batch
     offsets = (uniforms[:, 1:3] * 5).floor().long()
@@ -60,30 +80,30 @@ def test_a_crop_is_a_slice_of_the_zero_padded_image_at_the_drawn_offset(views):
 
 def test_the_largest_uniform_number_stays_inside(views):
     almost = torch.full((2, DRAWS), math.nextafter(1.0, 0.0), dtype=torch.float32)  # rounds to 1.0
-    assert view(images(2), views(crop=2, cutout=3), almost).shape == (2, 2, 9, 9)
+    assert augment_with(images(2), views(crop=2, cutout=3), almost).shape == (2, 2, 9, 9)
 
 
 @pytest.mark.parametrize("size", [8, 9])
 def test_a_turn_by_90_degrees_is_rot90(views, size):
     batch = images(3, height=size, width=size)
-    seen = view(batch, views(rotate=90.0), draws(3, angle=1.0))
+    seen = augment_with(batch, views(rotate=90.0), draws(3, angle=1.0))
     torch.testing.assert_close(seen, torch.rot90(batch, 1, (2, 3)), atol=1e-5, rtol=0)
 
 
 def test_a_shift_moves_the_image_by_that_fraction_and_fills_with_black_or_with_the_border(views):
     batch = images(2, height=10, width=10)
-    seen = view(batch, views(translate=0.2), draws(2, shift_y=1.0, shift_x=0.0))
+    seen = augment_with(batch, views(translate=0.2), draws(2, shift_y=1.0, shift_x=0.0))
     expected = torch.zeros_like(batch)
     expected[:, :, 2:, :8] = batch[:, :, :8, 2:]
     torch.testing.assert_close(seen, expected, atol=1e-5, rtol=0)
-    bordered = view(batch, views(translate=0.2, fill="border"), draws(2, shift_y=1.0, shift_x=0.0))
+    bordered = augment_with(batch, views(translate=0.2, fill="border"), draws(2, shift_y=1.0, shift_x=0.0))
     torch.testing.assert_close(bordered[:, :, 0, 0], batch[:, :, 0, 2], atol=1e-5, rtol=0)
     torch.testing.assert_close(bordered[:, :, 2:, :8], expected[:, :, 2:, :8], atol=1e-5, rtol=0)
 
 
 def test_a_scale_of_two_shows_the_middle_twice_as_large(views):
     ramp = torch.linspace(0, 1, 12).expand(1, 1, 12, 12).contiguous()
-    seen = view(ramp, views(scale=[1.0, 2.0]), draws(1, scale=1.0))
+    seen = augment_with(ramp, views(scale=[1.0, 2.0]), draws(1, scale=1.0))
     slope = (seen[0, 0, 5, 1:] - seen[0, 0, 5, :-1]).mean()
     assert float(slope) == pytest.approx(0.5 / 11, rel=1e-4)
     assert float(seen.mean()) == pytest.approx(0.5, abs=1e-6)
@@ -92,7 +112,7 @@ def test_a_scale_of_two_shows_the_middle_twice_as_large(views):
 def test_shear_slants_columns_and_keeps_rows(views):
     spot = torch.zeros(1, 1, 15, 15)
     spot[:, :, :, 7] = 1
-    seen = view(spot, views(shear=45.0), draws(1, shear=1.0))[0, 0]
+    seen = augment_with(spot, views(shear=45.0), draws(1, shear=1.0))[0, 0]
     for row in range(3, 12):
         assert int(seen[row].argmax()) == 7 + (row - 7), "x' = x + y tan(45 degrees), y downwards from the centre"
 
@@ -101,15 +121,15 @@ def test_turns_keep_the_shape_of_things_in_wide_images(views):
     """A round blob stays round: the map is linear in pixels, not in half sides."""
     y, x = torch.meshgrid(torch.arange(21.0) - 10, torch.arange(41.0) - 20, indexing="ij")
     blob = torch.exp(-(x**2 + y**2) / 20)[None, None]
-    seen = view(blob, views(rotate=60.0), draws(1, angle=1.0))
+    seen = augment_with(blob, views(rotate=60.0), draws(1, angle=1.0))
     assert float((seen - blob).abs().max()) < 0.02
 
 
 def test_crop_and_flip_come_before_the_affine_map_also_when_all_are_made_at_once(views):
     batch = images(4, height=8, width=8)
     uniforms = draws(4, flip=0.1, crop_y=0.0, crop_x=0.7, angle=1.0)
-    together = view(batch, views(crop=2, flip=True, rotate=90.0), uniforms)
-    apart = view(view(batch, views(crop=2, flip=True), uniforms), views(rotate=90.0), uniforms)
+    together = augment_with(batch, views(crop=2, flip=True, rotate=90.0), uniforms)
+    apart = augment_with(augment_with(batch, views(crop=2, flip=True), uniforms), views(rotate=90.0), uniforms)
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
 
 
@@ -139,8 +159,8 @@ def test_views_are_drawn_per_image_and_by_the_generator_alone(views):
 def test_an_image_s_view_does_not_depend_on_its_neighbours(views):
     block = views(crop=1, flip=True, rotate=20.0, shear=5.0, cutout=2)
     batch, uniforms = images(5), torch.rand(5, DRAWS, generator=rng())
-    alone = torch.cat([view(batch[i : i + 1], block, uniforms[i : i + 1]) for i in range(5)])
-    torch.testing.assert_close(view(batch, block, uniforms), alone, atol=1e-6, rtol=0)
+    alone = torch.cat([augment_with(batch[i : i + 1], block, uniforms[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(augment_with(batch, block, uniforms), alone, atol=1e-6, rtol=0)
 
 
 def test_views_stay_within_the_range_of_pixels(views):
@@ -150,9 +170,7 @@ def test_views_stay_within_the_range_of_pixels(views):
 
 def test_views_pass_gradients_to_the_pixels() -> None:
     """Methods optimise images through their views."""
-    block = Augment(
-        crop=0, flip=True, rotate=20, translate=0.1, scale=(0.9, 1.1), shear=10, cutout=0, fill="border"
-    )  # fmt: skip
+    block = Augment(flip=True, rotate=20, translate=0.1, scale=(0.9, 1.1), shear=10, fill="border")
     pixels = images(2, 1, 5, 5).double().requires_grad_()
     numbers = torch.rand(2, DRAWS, generator=rng(), dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: view(x, block, numbers), pixels)
+    assert torch.autograd.gradcheck(lambda x: augment_with(x, block, numbers), pixels)

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline import transfer
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
-from pipeline.core.errors import TrainingError, WorkError
-from pipeline.core.rng import generator
-from pipeline.training import Objective, Pool, View, fit, learning_rate
+from pipeline.core.errors import TrainingError
+from pipeline.core.rng import stream
+from pipeline.losses.interpolation import mix
+from pipeline.losses.logits import agreement, cross_entropy
+from pipeline.optimise.learner import rate
+from pipeline.optimise.network import Minibatch, Objective, Pool, fit
 
 CPU = torch.device("cpu")
 
@@ -23,9 +25,9 @@ def pool() -> Pool:
     return Pool(images, {"label": torch.randint(0, 3, (30,), generator=rng)}, CPU)
 
 
-def objective(logits: Tensor, seen: View) -> dict[str, Tensor]:
+def objective(logits: Tensor, seen: Minibatch) -> dict[str, Tensor]:
     label = seen.mixed(functional.one_hot(seen.rows["label"], 3).float())
-    return {"loss": transfer.cross_entropy(logits, label), "agreement": transfer.agreement(logits, label)}
+    return {"loss": cross_entropy(logits, label), "agreement": agreement(logits, label)}
 
 
 def weights(net: nn.Module) -> Tensor:
@@ -34,7 +36,7 @@ def weights(net: nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
 def test_fit_is_the_plain_loop_of_the_textbook(small_net, recipe, cpu, pool, optimiser):
-    run = recipe(optimiser=optimiser, learning_rate=0.01, warmup_epochs=0.5)
+    run = recipe(name=optimiser, learning_rate=0.01, warmup_epochs=0.5)
     trained, plain = small_net(), small_net()
     for net in (trained, plain):
         net[5].p = 0.0  # dropout draws its own numbers
@@ -46,7 +48,7 @@ def test_fit_is_the_plain_loop_of_the_textbook(small_net, recipe, cpu, pool, opt
     losses = []
     for epoch in range(3):
         for number, (images, rows) in enumerate(pool.batches(8, 5, 4, epoch)):
-            steps.param_groups[0]["lr"] = learning_rate(run, 5 * epoch + number)
+            steps.param_groups[0]["lr"] = rate(run.optimizer, 5 * epoch + number, run.steps, run.warmup)
             steps.zero_grad()
             loss = functional.cross_entropy(plain(images), rows["label"])
             loss.backward()
@@ -56,7 +58,9 @@ def test_fit_is_the_plain_loop_of_the_textbook(small_net, recipe, cpu, pool, opt
     expected = [sum(losses[start : start + 5]) / 5 for start in (0, 5, 10)]
     assert [row["loss"] for row in history] == pytest.approx(expected, rel=1e-4)
     assert [row["epoch"] for row in history] == [1, 2, 3]
-    assert [row["learning_rate"] for row in history] == [learning_rate(run, step) for step in (4, 9, 14)]
+    assert [row["learning_rate"] for row in history] == [
+        rate(run.optimizer, step, run.steps, run.warmup) for step in (4, 9, 14)
+    ]
 
 
 def test_the_whole_gradient_is_clipped_to_the_norm(small_net, recipe, cpu, pool):
@@ -92,11 +96,9 @@ def interrupted(
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 def test_a_run_that_died_in_any_epoch_ends_with_the_same_bits(tmp_path, small_net, recipe, cpu, pool, optimiser):
     augment = {"crop": 1, "flip": True, "rotate": 10.0, "cutout": 2}
-    run = recipe(epochs=4, optimiser=optimiser, learning_rate=0.01, mixup=0.3, clip_norm=1.0, augment=augment)
+    run = recipe(epochs=4, name=optimiser, learning_rate=0.01, mixup=0.3, clip_norm=1.0, augment=augment)
     whole = small_net()
-    history = fit(
-        whole, pool, objective, run, cpu, 7, None, after_epoch=lambda net: {"size": float(weights(net).norm())}
-    )
+    history = fit(whole, pool, objective, run, cpu, 7, None, after_epoch=lambda: {"size": float(weights(whole).norm())})
     for after in range(4):
         checkpoint = Checkpoint(tmp_path / f"{after}.safetensors")
         interrupted(small_net(), pool, run, cpu, checkpoint, after)
@@ -113,9 +115,9 @@ def test_a_view_knows_its_step_so_that_an_objective_s_own_randomness_survives_a_
 ):
     seen: list[int] = []
 
-    def noisy(logits: Tensor, view: View) -> dict[str, Tensor]:
+    def noisy(logits: Tensor, view: Minibatch) -> dict[str, Tensor]:
         seen.append(view.step)
-        noise = torch.randn(logits.shape, generator=generator(7, "test", view.step))
+        noise = torch.randn(logits.shape, generator=stream(7, "test", view.step))
         scores = objective(logits + noise, view)
         return scores | {"noise": noise[0, 0]}
 
@@ -140,22 +142,13 @@ def test_a_finished_run_returns_its_history_without_training(tmp_path, small_net
     assert torch.equal(weights(first), weights(second))
 
 
-def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(tmp_path, small_net, recipe, cpu, pool):
-    checkpoint = Checkpoint(tmp_path / "state.safetensors")
-    fit(small_net(), pool, objective, recipe(learning_rate=0.1), cpu, 0, checkpoint)
-    with pytest.raises(WorkError, match=r"learning_rate: 0\.1 there, 0\.2 here"):
-        fit(small_net(), pool, objective, recipe(learning_rate=0.2), cpu, 0, checkpoint)
-    with pytest.raises(WorkError, match="seed: 0 there, 1 here"):
-        fit(small_net(), pool, objective, recipe(learning_rate=0.1), cpu, 1, checkpoint)
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_epoch_and_the_cure(
     tmp_path, small_net, recipe, cpu, pool, value
 ):
     calls = []
 
-    def breaking(logits: Tensor, seen: View) -> dict[str, Tensor]:
+    def breaking(logits: Tensor, seen: Minibatch) -> dict[str, Tensor]:
         calls.append(1)
         scores = objective(logits, seen)
         return scores | {"loss": scores["loss"] * (value if len(calls) == 7 else 1)}
@@ -174,8 +167,8 @@ def test_torch_s_generators_and_module_modes_are_left_alone(small_net, recipe, c
     state = torch.get_rng_state()
     seen: list[bool] = []
 
-    def after_epoch(inner: nn.Module) -> dict[str, float]:
-        seen.extend(module.training for module in inner.modules())
+    def after_epoch() -> dict[str, float]:
+        seen.extend(module.training for module in net.modules())
         return {"extra": 1.0}
 
     history = fit(net, pool, objective, recipe(mixup=0.5), cpu, 0, None, after_epoch)
@@ -222,13 +215,13 @@ def test_compiled_steps_give_what_plain_ones_give(small_net, recipe, cpu, pool):
 def test_mixed_images_and_labels_share_their_proportions(small_net, recipe, cpu, pool):
     checked = []
 
-    def looking(logits: Tensor, seen: View) -> dict[str, Tensor]:
+    def looking(logits: Tensor, seen: Minibatch) -> dict[str, Tensor]:
         original = torch.stack([pool.images[index].float() / 255 for index in seen.rows["index"]])
-        expected = transfer.mix(original, seen.share)
+        expected = mix(original, seen.lam)
         torch.testing.assert_close(seen.images, expected)
         one_hot = torch.eye(30)[seen.rows["index"]]
-        assert torch.equal(seen.mixed(one_hot), transfer.mix(one_hot, seen.share))
-        checked.append(seen.share)
+        assert torch.equal(seen.mixed(one_hot), mix(one_hot, seen.lam))
+        checked.append(seen.lam)
         return objective(logits, seen)
 
     pool.rows["index"] = torch.arange(30)
@@ -237,3 +230,23 @@ def test_mixed_images_and_labels_share_their_proportions(small_net, recipe, cpu,
     assert len(shares) == 120
     assert float(shares.mean()) == pytest.approx(0.5, abs=0.12), "Beta(2, 2) has mean 1/2, deviation 0.22"
     assert len(shares.unique()) > 100, "one share per sample"
+
+
+def test_an_objective_with_parameters_of_its_own_learns_them_and_resumes(tmp_path, small_net, recipe, cpu, pool):
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self, logits: Tensor, seen: Minibatch) -> dict[str, Tensor]:
+            return objective(logits * self.scale, seen)
+
+    run, checkpoint = recipe(), Checkpoint(tmp_path / "state.safetensors")
+    net, whole = small_net(), Scaled()
+    history = fit(net, pool, whole, run, cpu, 7, None)
+    assert float((whole.scale - 1).abs().min()) > 1e-4
+    interrupted(small_net(), pool, run, cpu, checkpoint, 1, Scaled())
+    again, resumed = small_net(), Scaled()
+    assert fit(again, pool, resumed, run, cpu, 7, checkpoint) == history
+    assert torch.equal(weights(again), weights(net))
+    assert torch.equal(resumed.scale, whole.scale)

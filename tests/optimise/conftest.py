@@ -9,9 +9,8 @@ from torch import nn
 
 from pipeline.core.device import Compute
 from pipeline.core.params import build
-from pipeline.training import Recipe
-
-OFF = {"crop": 0, "flip": False, "rotate": 0.0, "translate": 0.0, "scale": [1.0, 1.0], "shear": 0.0, "cutout": 0}
+from pipeline.optimise.learner import Optimizer
+from pipeline.optimise.network import Recipe
 
 
 @pytest.fixture
@@ -19,23 +18,15 @@ def recipe() -> Callable[..., Recipe]:
     """A short recipe with what is asked for."""
 
     def make(**changes: Any) -> Recipe:
-        block = {
-            "batch": 8,
-            "epochs": 3,
-            "steps_per_epoch": 5,
-            "optimiser": "sgd",
-            "learning_rate": 0.1,
-            "momentum": 0.9,
-            "weight_decay": 0.001,
-            "schedule": "cosine",
-            "milestones": [0.5],
-            "decay": 0.1,
-            "warmup_epochs": 0.0,
-            "clip_norm": None,
-            "mixup": 0.0,
-            **changes,
-        }
-        return build(Recipe, {**block, "augment": {**OFF, "fill": "zeros", **block.get("augment", {})}}, "recipe")
+        block: dict[str, Any] = {"batch": 8, "epochs": 3, "steps_per_epoch": 5}
+        optimizer: dict[str, Any] = {
+            "name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.001, "schedule": "cosine",
+        }  # fmt: skip
+        for key, value in changes.items():
+            (optimizer if key in Optimizer.model_fields else block)[key] = value
+        if "augment" in block:
+            block["augment"] = {"fill": "zeros", **block["augment"]}
+        return build(Recipe, {**block, "optimizer": optimizer}, "recipe")
 
     return make
 

@@ -3,7 +3,12 @@ import math
 import pytest
 
 from pipeline.core.errors import ParamsError
-from pipeline.training import learning_rate
+from pipeline.optimise.learner import rate
+from pipeline.optimise.network import Recipe
+
+
+def learning_rate(run: Recipe, step: int) -> float:
+    return rate(run.optimizer, step, run.steps, run.warmup)
 
 
 def test_the_cosine_starts_at_the_top_passes_half_in_the_middle_and_ends_near_zero(recipe):
@@ -22,7 +27,7 @@ def test_warm_up_is_a_straight_line_that_the_schedule_takes_over_at_the_top(reci
 
 
 def test_steps_fall_by_decay_at_each_milestone_of_the_whole_run(recipe):
-    run = recipe(epochs=10, steps_per_epoch=10, schedule="step", milestones=[0.3, 0.6], decay=0.2, learning_rate=1.0)
+    run = recipe(epochs=10, steps_per_epoch=10, schedule={"milestones": [0.3, 0.6], "decay": 0.2}, learning_rate=1.0)
     rates = [learning_rate(run, step) for step in (0, 29, 30, 59, 60, 99)]
     assert rates == pytest.approx([1.0, 1.0, 0.2, 0.2, 0.04, 0.04])
 
@@ -33,18 +38,19 @@ def test_a_constant_rate_stays(recipe):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "value", "where"),
     [
-        ("batch", 0),
-        ("learning_rate", 0),
-        ("milestones", [1.5]),
-        ("clip_norm", -1.0),
-        ("momentum", 1.0),
-        ("mixup", -0.1),
+        ("batch", 0, "batch"),
+        ("learning_rate", 0, "optimizer.learning_rate"),
+        ("schedule", {"milestones": [1.5], "decay": 0.1}, "optimizer.schedule"),
+        ("schedule", "step", "optimizer.schedule"),
+        ("clip_norm", -1.0, "optimizer.clip_norm"),
+        ("momentum", 1.0, "optimizer.momentum"),
+        ("mixup", -0.1, "mixup"),
     ],
 )
-def test_impossible_values_are_named(recipe, key, value):
-    with pytest.raises(ParamsError, match=rf"recipe\.{key}"):
+def test_impossible_values_are_named(recipe, key, value, where):
+    with pytest.raises(ParamsError, match=rf"recipe\.{where}"):
         recipe(**{key: value})
 
 

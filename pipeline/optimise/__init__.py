@@ -1,0 +1,1 @@
+"""How anything is optimised: networks that learn, pixels, generators against a teacher."""

@@ -29,7 +29,7 @@ _SHRINK = 4  # the first maps' side is a quarter of the image's
 class GeneratorParams(Block):
     """The shape of a generator."""
 
-    noise: PositiveInt  # dimensions of z ~ N(0, I)
+    latent_dim: PositiveInt  # of z ~ N(0, I)
     widths: tuple[PositiveInt, PositiveInt]  # feature maps: of the first two stages, of the third; (128, 64) published
     epsilon: PositiveFloat  # of the two inner BatchNorm layers; 0.8 in DAFL's released code
     tanh: bool  # before the last BatchNorm; DAFL and DFAD: true, ZSKT: false
@@ -43,7 +43,7 @@ class GeneratorCard(Block):
     mean: tuple[float, ...]  # the teacher's, per channel, in [0, 1] units
     std: tuple[PositiveFloat, ...]
     size: PositiveInt  # the images' side in pixels
-    statistics: Literal["train", "eval"]  # of BatchNorm when the dataset was drawn: the batch's, running
+    bn_mode: Literal["train", "eval"]  # of BatchNorm when the dataset was drawn: the batch's statistics, running ones
 
 
 class UpConv2d(nn.Conv2d):
@@ -83,7 +83,7 @@ class Generator(nn.Module):
             raise ParamsError(f"generator: images of {size} pixels; expected a multiple of {_SHRINK}")
         first, last = params.widths
         self.params, self.size, self._side = params, size, size // _SHRINK
-        self.linear = nn.Linear(params.noise, first * self._side**2)
+        self.linear = nn.Linear(params.latent_dim, first * self._side**2)
         self.bn0 = nn.BatchNorm2d(first)
         self.up1 = UpConv2d(first, first)
         self.bn1 = nn.BatchNorm2d(first, eps=params.epsilon)
@@ -109,7 +109,7 @@ class Generator(nn.Module):
 
         In training mode an image depends on the others of its batch; sample as many at once as in training.
         """
-        return self(torch.randn(count, self.params.noise, generator=rng).to(self.mean.device)).clamp(0, 1)
+        return self(torch.randn(count, self.params.latent_dim, generator=rng).to(self.mean.device)).clamp(0, 1)
 
 
 def build_generator(
@@ -144,7 +144,7 @@ def load_generator(path: Path) -> Generator:
     with drawing_from(None):
         net = _generator(card)
     net.load_state_dict(weights)
-    return net.train(card.statistics == "train")
+    return net.train(card.bn_mode == "train")
 
 
 def _generator(card: GeneratorCard) -> Generator:

@@ -1,7 +1,9 @@
 """What every synthesis method follows: a validated block that is fitted to a teacher, and the images that this gives."""
 
+import inspect  # shim
+import json  # shim
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pydantic import JsonValue
@@ -12,9 +14,23 @@ from ..core.checkpoint import Checkpoint
 from ..core.device import Compute
 from ..core.errors import ParamsError, PipelineError
 from ..core.params import Block
+from ..losses import Logits
 from ..teacher.model import Teacher
+from .oldkeys import renamed  # shim
 
-__all__ = ["Attachment", "BaseMethod", "Batch", "Fitted", "Needs", "Numbered", "Run", "Source", "arch_problems", "draw"]
+__all__ = [
+    "Attachment",
+    "BaseMethod",
+    "Batch",
+    "Fitted",
+    "Needs",
+    "Numbered",
+    "Run",
+    "Source",
+    "arch_problems",
+    "draw",
+    "loss_problems",
+]
 
 
 class Batch(NamedTuple):
@@ -59,6 +75,8 @@ def draw(source: Source | Numbered, count: int, rng: torch.Generator, number: in
     """The images of one shard, from either kind of source."""
     if isinstance(source, Numbered):
         return source.draw_numbered(count, rng, number)
+    if len(inspect.signature(source.draw).parameters) == 3:  # shim
+        return source.draw(count, rng, number)  # type: ignore[call-arg] # pyright: ignore
     return source.draw(count, rng)
 
 
@@ -91,6 +109,22 @@ class Needs(NamedTuple):
 
 class BaseMethod(Block):
     """A method: its fields are its params block, its file's name is its name."""
+
+    @classmethod
+    def model_validate_json(cls, json_data: Any, **settings: Any) -> Any:  # shim
+        """With old keys."""
+        return super().model_validate_json(json.dumps(renamed(json.loads(json_data))), **settings)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:  # shim
+        cls.data_free, cls.batch_norm = not cls.needs.real, cls.needs.batch_norm
+        cls.attaches = cls.needs.proxy or "snapshots" in cls.model_fields
+        cls.reads = ("data",) if cls.needs.real else ()
+
+    data_free: ClassVar[bool] = True  # shim
+    batch_norm: ClassVar[bool] = False  # shim
+    attaches: ClassVar[bool] = False  # shim
+    reads: ClassVar[tuple[str, ...]] = ()  # shim
 
     needs: ClassVar[Needs] = Needs()
     soft_targets: ClassVar[bool] = False  # whether what images were steered towards is worth storing beside them
@@ -138,6 +172,13 @@ def arch_problems(arch: str, channels: int, size: int, classes: int, batch: int,
     except PipelineError as error:
         return [f"{key}.arch: {error}"]
     return [] if batch > 1 or _takes_one(net, (channels, size)) else [f"{key}.batch: 1: BatchNorm in {arch} needs 2"]
+
+
+def loss_problems(loss: Logits, key: str) -> list[str]:
+    """Whether a proxy can learn from the teacher's logits by this loss; `key` is that of the block with `loss`."""
+    return [f"{key}.loss: cross_entropy takes true classes, of which a proxy sees none; use kl or l1"] * (
+        loss.name == "cross_entropy"
+    )
 
 
 def _takes_one(net: nn.Module, image: tuple[int, int]) -> bool:

@@ -1,23 +1,21 @@
 """A trained generator as a source: states along its training, equally often used."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.core.device import Compute
-from pipeline.core.files import canonical_json
-from pipeline.core.images import from_uint8, to_uint8
-from pipeline.core.table import csv_bytes
-from pipeline.nets.generators import Generator, GeneratorCard
-from pipeline.synthesis.batch import Attachment, Batch
-from pipeline.synthesis.health import Epoch
-from pipeline.synthesis.labels import balanced, one_hot
-
-if TYPE_CHECKING:
-    from pipeline.teacher.model import Teacher
+from ..core.device import Compute
+from ..core.files import canonical_json
+from ..core.images import from_uint8, to_uint8
+from ..core.table import csv_bytes
+from ..nets.generators import Generator, GeneratorCard
+from ..teacher.model import Teacher
+from .health import Epoch
+from .pixels import balanced
+from .source import Attachment, Batch
 
 __all__ = ["Snapshots"]
 
@@ -25,16 +23,16 @@ __all__ = ["Snapshots"]
 class Snapshots:
     """Draws images from a generator as it was after several epochs.
 
-    Images leave through the teacher's own normalisation, clamped to [0, 1] and rounded to 255 levels, and only then
-    the teacher is asked: the target of an image is the class that it sees in what is stored.
+    Images leave through the teacher's own normalisation, clamped to [0, 1] and rounded to 256 levels. They are steered
+    towards no class: each is filed under the one that the teacher sees in what is stored.
     """
 
     def __init__(
         self,
         net: Generator,
         batch: int,
-        statistics: Literal["train", "eval"],
-        teacher: "Teacher",
+        bn_mode: Literal["train", "eval"],
+        teacher: Teacher,
         compute: Compute,
         states: Mapping[int, Mapping[str, Tensor]],
         history: Sequence[Epoch],
@@ -45,20 +43,20 @@ class Snapshots:
         Args:
             net: on the device.
             batch: images per forward pass, as in training, where the batch's statistics depend on it.
-            statistics: of the BatchNorm layers, ``train`` for the batch's own and ``eval`` for the running ones.
-            teacher: for the targets.
+            bn_mode: of the BatchNorm layers' statistics: ``train``, the batch's own, or ``eval``, the running ones.
+            teacher: whose images these are, for the generators' cards.
             compute: the device; sampling is in float32.
             states: the generator's weights by epoch.
             history: of the training.
-            proxy: architecture and network, without normalisation, of the student that the generator played against.
+            proxy: architecture and network, without normalisation, of the student beside the generator.
         """
         self.epochs = tuple(states)
         self.history, self.proxy = history, proxy
         self._states = [dict(state) for state in states.values()]
-        self._net = net.requires_grad_(requires_grad=False).train(statistics == "train")
+        self._net = net.requires_grad_(requires_grad=False).train(bn_mode == "train")
         self._batch, self._teacher, self._compute = batch, teacher, compute
 
-    def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:  # noqa: ARG002
+    def draw(self, count: int, rng: torch.Generator) -> Batch:
         """As in `Source`: each state makes an equal share of every shard; what does not divide, random ones make."""
         turns = balanced(count, len(self._states), rng)
         turns = turns[torch.randperm(count, generator=rng)]
@@ -67,16 +65,13 @@ class Snapshots:
         for turn in range(len(self._states)):
             places = (turns == turn).nonzero().flatten()
             images[places] = self._images(turn, len(places), rng)
-        images = from_uint8(to_uint8(images))
-        return Batch(images, one_hot(self._choices(images), len(info.classes)))
+        return Batch(from_uint8(to_uint8(images)), None)
 
     def attachments(self) -> list[Attachment]:
         """The generators, the proxy if there is one, the history."""
         info, params = self._teacher.info, self._net.params.model_dump(mode="json")
-        statistics = "train" if self._net.training else "eval"
-        card = GeneratorCard(
-            generator=self._net.params, mean=info.mean, std=info.std, size=info.size, statistics=statistics
-        )
+        bn_mode = "train" if self._net.training else "eval"
+        card = GeneratorCard(generator=self._net.params, mean=info.mean, std=info.std, size=info.size, bn_mode=bn_mode)
         found = [
             Attachment(
                 f"generator-{epoch:04d}.safetensors",
@@ -95,17 +90,12 @@ class Snapshots:
     def _images(self, turn: int, count: int, rng: torch.Generator) -> Tensor:
         """[count, C, H, W] of one state, clamped; whole batches are made, for their statistics' sake."""
         self._net.load_state_dict(self._states[turn])
-        noise = torch.randn(-(-count // self._batch) * self._batch, self._net.params.noise, generator=rng)
+        noise = torch.randn(-(-count // self._batch) * self._batch, self._net.params.latent_dim, generator=rng)
         if not self._net.training:  # images do not depend on their neighbours
             noise = noise[:count]
         device = self._compute.torch_device()
         made = [self._net(part.to(device)).cpu() for part in noise.split(self._batch)]
         return torch.cat(made)[:count].clamp(0, 1) if made else torch.empty(0)
-
-    @torch.no_grad()
-    def _choices(self, images: Tensor) -> Tensor:
-        device = self._compute.torch_device()
-        return torch.cat([self._teacher(part.to(device)).argmax(1).cpu() for part in images.split(self._batch)])
 
 
 def _stored(state: Mapping[str, Tensor], metadata: dict[str, str] | None) -> bytes:

@@ -1,1 +1,0 @@
-"""The vocabulary that methods are written in."""

@@ -1,17 +1,17 @@
-"""Students, trained from shards alone: the recipe, the loop's inputs, the student that comes out."""
+"""Students, trained from shards alone: what they learn from, what they minimise, the student that comes out."""
 
-from pipeline.distill.few_shot import FewShot, few_shot_of, finish
-from pipeline.distill.history import write_history
-from pipeline.distill.params import DistillParams, merge
-from pipeline.distill.proxy import proxy_of
-from pipeline.distill.student import Student, StudentInfo
-from pipeline.distill.train import train
+from ..classifier import Student, StudentCard
+from .few_shot import FewShot, few_shot_of, finish
+from .params import DistillParams, merge
+from .student import card_of, proxy_of
+from .train import train, write_history
 
 __all__ = [
     "DistillParams",
     "FewShot",
     "Student",
-    "StudentInfo",
+    "StudentCard",
+    "card_of",
     "few_shot_of",
     "finish",
     "merge",

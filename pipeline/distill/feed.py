@@ -6,11 +6,11 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from pipeline.core.rng import generator
-from pipeline.distill.params import Labels
-from pipeline.shards.reader import Dataset, Samples
-from pipeline.shards.schema import ShardEntry
-from pipeline.training import Feed, Pool, Rows, pick
+from ..core.rng import stream
+from ..optimise.network import Feed, Pool, Rows, pick
+from ..shards.reader import Dataset, Samples
+from ..shards.schema import ShardEntry
+from .params import Labels
 
 __all__ = ["ShardStream", "feed_of", "fits", "pool_of"]
 
@@ -27,7 +27,7 @@ def feed_of(dataset: Dataset, labels: Labels, memory_mb: int, device: torch.devi
 
     Args:
         dataset: where the images are.
-        labels: `stored` asks for a row "logits" [B, K], `target` for "cls" [B], `live` for none.
+        labels: `stored` asks for a row "logits" [B, K], `hard` for "cls" [B], `live` for none.
         memory_mb: MiB of decoded samples to keep at once.
         device: where the training runs.
 
@@ -98,14 +98,14 @@ class ShardStream:
                 if skip >= size:
                     skip -= size
                     continue
-                rng = generator(seed, "distill/window", index * len(plan) + number)
+                rng = stream(seed, "distill/window", index * len(plan) + number)
                 walk = torch.randperm(size, generator=rng)[skip:].to(self.device)
                 yield *self._read(window), walk
                 skip = 0
 
     def _plan(self, seed: int, index: int) -> list[list[ShardEntry]]:
         """The windows of a pass."""
-        order = torch.randperm(len(self.entries), generator=generator(seed, "distill/shards", index))
+        order = torch.randperm(len(self.entries), generator=stream(seed, "distill/shards", index))
         shuffled = [self.entries[int(place)] for place in order]
         return [shuffled[at : at + self.shards_at_once] for at in range(0, len(shuffled), self.shards_at_once)]
 
@@ -125,7 +125,7 @@ def _rows(samples: Samples, labels: Labels) -> Rows:
     match labels:
         case "stored":
             return {"logits": samples.logits}
-        case "target":
+        case "hard":
             return {"cls": samples.cls}
         case "live":
             return {}

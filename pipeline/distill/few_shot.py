@@ -1,23 +1,22 @@
 """A last step for a finished student: a few real images of each class. What comes out is not data-free."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from pipeline.core.device import Compute
-from pipeline.core.errors import ParamsError, TrainingError
-from pipeline.core.params import Block, build
-from pipeline.core.rng import generator
-from pipeline.distill.feed import pool_of
-from pipeline.distill.params import DistillParams
-from pipeline.distill.student import LastStep, Student
-from pipeline.distill.train import learn, teacher_of
-from pipeline.shards.reader import Dataset, Samples
-from pipeline.teacher.model import Teacher
-from pipeline.training import Row
+from ..classifier import Classifier, LastStep, Student, Teacher
+from ..core.checkpoint import Checkpoint
+from ..core.device import Compute
+from ..core.errors import ParamsError, TrainingError
+from ..core.params import Block, build
+from ..core.rng import stream
+from ..optimise.network import Row
+from ..shards.reader import Dataset, Samples
+from .feed import pool_of
+from .params import DistillParams
+from .train import learn, teacher_of
 
 __all__ = ["FewShot", "draw", "few_shot_of", "finish"]
 
@@ -46,7 +45,7 @@ def finish(
     per_class: int,
     params: DistillParams,
     compute: Compute,
-    work: Path,
+    checkpoint: Checkpoint | None = None,
     teacher: Teacher | None = None,
 ) -> tuple[Student, list[Row]]:
     """Train a finished student further on a few images of each class; resumable as `train` is.
@@ -58,7 +57,7 @@ def finish(
         per_class: M images of each class, by the class that is stored with them.
         params: recipe, labels and terms of this step.
         compute: where, in which precision.
-        work: as in `train`.
+        checkpoint: as in `train`.
         teacher: needed by `labels: live` alone.
 
     Returns:
@@ -70,19 +69,19 @@ def finish(
         ShardError: a shard is damaged.
         WorkError: the checkpoint cannot be read or written.
     """
-    card = dataset.manifest.teacher
-    if start.info.teacher != card.sha256:
+    teacher_sha256 = dataset.manifest.teacher.sha256
+    if start.card.teacher != teacher_sha256:
         raise TrainingError(
-            f"{dataset.folder} was labelled by the teacher {card.sha256}, the student learned from "
-            f"{start.info.teacher}; make both with one teacher: run `dvc repro`"
+            f"{dataset.folder} was labelled by the teacher {teacher_sha256}, the student learned from "
+            f"{start.card.teacher}; make both with one teacher: run `dvc repro`"
         )
     taught = teacher_of(dataset, params, teacher)
-    step = LastStep(start=start.info.sha256, dataset=dataset.sha256, per_class=per_class, labels=params.labels)
-    free = start.info.data_free and dataset.manifest.data_free
-    info = start.info.model_copy(update={"data_free": free, "few_shot": step, "sha256": ""})
-    samples = draw(dataset, per_class, info.seed)
+    step = LastStep(start=start.card.sha256, dataset=dataset.sha256, per_class=per_class, labels=params.labels)
+    free = start.card.data_free and dataset.manifest.data_free
+    card = start.card.model_copy(update={"data_free": free, "few_shot": step, "sha256": ""})
+    samples = draw(dataset, per_class, card.seed)
     feed = pool_of(samples, params.labels, compute.torch_device())
-    return learn(Student(start.net, info), feed, dataset, params, compute, work, taught)
+    return learn(Classifier(start.net, card, start.code), feed, dataset, params, compute, checkpoint, taught)
 
 
 def draw(dataset: Dataset, per_class: int, seed: int) -> Samples:
@@ -103,7 +102,7 @@ def draw(dataset: Dataset, per_class: int, seed: int) -> Samples:
             )
     kept: tuple[Samples, Tensor] | None = None
     for index, part in enumerate(dataset.shards("train")):
-        lots = torch.rand(len(part.cls), generator=generator(seed, "few_shot/draw", index), dtype=torch.float64)
+        lots = torch.rand(len(part.cls), generator=stream(seed, "few_shot/draw", index), dtype=torch.float64)
         kept = _first(_joined(kept, part, lots), per_class)
     assert kept is not None  # a manifest has at least one training sample
     return kept[0]

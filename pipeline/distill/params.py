@@ -2,53 +2,52 @@
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from pipeline.core.params import Block, build
-from pipeline.training import Recipe
-from pipeline.transfer import Attention, Boundary, Interpolation
+from ..core.params import Block, build
+from ..losses import Logits, Terms
+from ..optimise.network import Recipe
 
 __all__ = ["DistillParams", "Labels", "merge"]
 
-Labels = Literal["stored", "live", "target"]
-Term = Attention | Boundary | Interpolation | None
+Labels = Literal["stored", "live", "hard"]
+
+_WHOLE = ("loss", "terms", "schedule")  # mappings in which another name means another thing: replaced, never mixed
 
 
 class DistillParams(Recipe):
-    """A training recipe, and where the labels come from.
+    """A training recipe, what is minimised, and where the labels come from.
 
     `stored`: the teacher's logits in the shards; no teacher is needed. They belong to the stored image, so with
     `augment` they are approximate labels of the view; small crops, flips and turns that keep the class are what they
     bear. With `mixup`, the label of a mixed image is its two stored logits, interpolated.
     `live`: the teacher labels every augmented and mixed view, at the price of one teacher forward pass a step.
-    `target`: cross-entropy with the hard labels `cls`, without the teacher's help: ordinary training, which over real
-    data is the reference that distillation is compared with.
+    `hard`: cross-entropy with the classes `cls`, without the teacher's help: ordinary training, which over real data
+    is the reference that distillation is compared with.
 
-    Terms beside the loss on the logits are null where they are off. Those on features look into the teacher, and need
-    live labels; so do interpolated images that the teacher is to label.
+    Terms that compare feature maps look into the teacher, and need live labels; so do interpolated images that the
+    teacher is to label.
     """
 
     labels: Labels
-    loss: Literal["kl", "l1"]  # see `transfer`; unused by target
-    temperature: PositiveFloat  # tau of kl; unused by l1 and target
-    attention: Attention | None
-    activation_boundary: Boundary | None
-    interpolation: Interpolation | None
+    loss: Logits  # on logits
+    terms: Terms = Terms()  # beside it
     memory_mb: PositiveInt  # MiB; a dataset that needs more is read shard by shard
 
-    @property
-    def looks_inside(self) -> bool:
-        """Whether there is a term on features."""
-        return self.attention is not None or self.activation_boundary is not None
-
-    @field_validator("attention", "activation_boundary", "interpolation")
-    @classmethod
-    def _taught(cls, block: Term, info: ValidationInfo) -> Term:
-        asks = not isinstance(block, Interpolation) or block.labels == "teacher"
-        labels = info.data.get("labels", "live")  # a wrong one is reported by itself
-        if block is not None and asks and labels != "live":
-            raise ValueError(f"asks the teacher, which labels: {labels} does without; set it to null, or labels: live")
-        return block
+    @model_validator(mode="after")
+    def _labelled(self) -> "DistillParams":
+        if (self.labels == "hard") != (self.loss.name == "cross_entropy"):
+            raise ValueError(
+                f"loss: {self.loss.name} does not go with labels: {self.labels}; hard labels take "
+                "{cross_entropy: {}}, the teacher's logits {kl: {temperature: 4}} or {l1: {}}"
+            )
+        for name, term in self.terms.given.items():
+            if term.asks_teacher and self.labels != "live":
+                raise ValueError(
+                    f"terms.{name}: asks the teacher, which labels: {self.labels} does without; take it out, or set "
+                    "labels: live"
+                )
+        return self
 
 
 class _Named(Block):
@@ -62,7 +61,9 @@ def merge(
     last: dict[str, Any] | None = None,
     last_key: str = "reference",
 ) -> tuple[str, DistillParams]:
-    """Lay a student's own keys over the `distill` block; blocks inside, such as `augment`, key by key.
+    """Lay a student's own keys over the `distill` block.
+
+    Blocks inside, such as `augment`, are laid over key by key; `loss`, `terms` and `schedule` are replaced.
 
     Args:
         distill: the `distill` block, complete by itself.
@@ -90,7 +91,7 @@ def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for name, value in above.items():
         old = below.get(name)
-        if isinstance(old, dict) and isinstance(value, dict):
+        if isinstance(old, dict) and isinstance(value, dict) and name not in _WHOLE:
             merged[name] = _over(cast(dict[str, Any], old), cast(dict[str, Any], value))
         else:
             merged[name] = value

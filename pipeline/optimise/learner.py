@@ -120,6 +120,7 @@ class Learner:
         weights: list[Tensor] = [self.parameters[index] for index in used]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         moments = [[moment[index] for index in used] for moment in self._moments]
+        counts = [self._counts[index] for index in used]
         params, decay = self.params, self.params.weight_decay
         if params.name == "sgd":
             sgd(
@@ -128,7 +129,8 @@ class Learner:
             )  # fmt: skip
         else:
             adam(
-                weights, gradients, moments[0], moments[-1], [], [self._counts[index] for index in used], foreach=True, amsgrad=False,
+                weights, gradients, moments[0], moments[-1], [], counts,
+                foreach=True, amsgrad=False,
                 beta1=params.momentum, beta2=_BETA2, lr=learning_rate, weight_decay=decay, eps=_EPSILON, maximize=False,
                 decoupled_weight_decay=params.name == "adamw",
             )  # fmt: skip

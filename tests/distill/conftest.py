@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from pipeline import nets
+from pipeline.classifier import Classifier, Teacher, TeacherCard
 from pipeline.core.device import Compute
 from pipeline.core.params import build
-from pipeline.core.rng import generator
+from pipeline.core.rng import stream
 from pipeline.distill import DistillParams
+from pipeline.losses import TERMS
 from pipeline.methods import Attachment
+from pipeline.optimise.learner import Optimizer
 from pipeline.shards.encode import encode_shard
 from pipeline.shards.reader import Dataset
 from pipeline.shards.schema import (
@@ -25,24 +27,20 @@ from pipeline.shards.schema import (
     Manifest,
     ShardEntry,
     Split,
-    TeacherCard,
     Totals,
     fields_of,
     manifest_bytes,
     shard_name,
 )
-from pipeline.teacher.model import Teacher, TeacherInfo
+from pipeline.shards.schema import (
+    TeacherCard as ManifestTeacher,
+)
 
 TEACHER = "ab" * 32
-VIEWS = {
-    "crop": 0, "flip": False, "rotate": 0.0, "translate": 0.0, "scale": [1.0, 1.0], "shear": 0.0, "cutout": 0,
-    "fill": "zeros",
-}  # fmt: skip
 BLOCK: dict[str, Any] = {
-    "labels": "stored", "loss": "kl", "temperature": 4.0, "attention": None, "activation_boundary": None,
-    "interpolation": None, "memory_mb": 64, "batch": 16, "epochs": 3, "steps_per_epoch": 4,
-    "optimiser": "adam", "learning_rate": 0.002, "momentum": 0.9, "weight_decay": 0.0, "schedule": "cosine",
-    "milestones": [], "decay": 0.1, "warmup_epochs": 0.0, "clip_norm": None, "mixup": 0.0, "augment": VIEWS,
+    "labels": "stored", "loss": {"kl": {"temperature": 4.0}}, "memory_mb": 64, "batch": 16, "epochs": 3,
+    "steps_per_epoch": 4,
+    "optimizer": {"name": "adam", "learning_rate": 0.002, "momentum": 0.9, "schedule": "cosine"},
 }  # fmt: skip
 
 
@@ -53,13 +51,14 @@ class Digits(NamedTuple):
 
 @pytest.fixture(scope="session")
 def digits() -> Digits:
-    found = load_digits()
-    grey = np.kron(found.images, np.ones((2, 2))) * (255 / 16)
+    from pipeline import datasets
+
+    block = datasets.parse({"source": "digits", "size": 8, "channels": 1})
+    splits = [found for split in ("train", "test") if (found := datasets.load(block, split)) is not None]
+    images, labels = (torch.cat(parts) for parts in zip(*(split[:2] for split in splits), strict=True))
     # Shuffled: the scans come in the order of their writers, and the last ones write unlike the first.
-    order = np.random.default_rng(0).permutation(len(grey))
-    return Digits(
-        torch.from_numpy(grey.round().astype(np.uint8)[order])[:, None], torch.from_numpy(found.target[order])
-    )
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(images)))
+    return Digits(images.repeat_interleave(2, 2).repeat_interleave(2, 3)[order], labels[order])
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +102,7 @@ def write_dataset(
         method="noise",
         method_params={},
         data_free=True,
-        teacher=TeacherCard(
+        teacher=ManifestTeacher(
             arch="lenet5", sha256=TEACHER, classes=tuple(map(str, range(classes))), channels=images.shape[1], size=size,
             mean=(0.3,), std=(0.3,),
         ),
@@ -136,8 +135,22 @@ def small_set(tmp_path: Path, digits: Digits, kernel_teacher: Callable[[Tensor],
 
 @pytest.fixture
 def params() -> Callable[..., DistillParams]:
-    """The small block with what is asked for."""
-    return lambda **changes: build(DistillParams, {**BLOCK, **changes}, "distill")
+    """The small block with what is asked for; keys of the optimiser and names of terms go where they belong."""
+
+    def make(**changes: Any) -> DistillParams:
+        block = {**BLOCK, "terms": {}}
+        for key, value in changes.items():
+            if key in Optimizer.model_fields:
+                block["optimizer"] = {**block["optimizer"], key: value}
+            elif key in TERMS:
+                block["terms"][key] = value
+            else:
+                block[key] = value
+        if block["labels"] == "hard":
+            block["loss"] = {"cross_entropy": {}}
+        return build(DistillParams, block, "distill")
+
+    return make
 
 
 @pytest.fixture
@@ -154,5 +167,5 @@ def write() -> Callable[..., Dataset]:
 @pytest.fixture
 def teacher(small_set: Dataset) -> Teacher:
     """A network that knows nothing, with the name of the one that labelled the small set."""
-    info = TeacherInfo(**small_set.manifest.teacher.model_dump(), batch_norm=False, accuracy=None, source="a test")
-    return Teacher(nets.build("lenet5_half", 10, 1, 16, rng=generator(9, "teacher")), info)
+    card = TeacherCard(**small_set.manifest.teacher.model_dump(), batch_norm=False, accuracy=None, source="a test")
+    return Classifier(nets.build("lenet5_half", 10, 1, 16, rng=stream(9, "teacher")), card).freeze()

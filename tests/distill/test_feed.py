@@ -3,7 +3,7 @@ import torch
 
 from pipeline.core.errors import ShardError
 from pipeline.distill.feed import ShardStream, feed_of
-from pipeline.training import Pool
+from pipeline.optimise.network import Pool
 
 CPU = torch.device("cpu")
 SHARD = 20 * (256 + 40 + 8)  # bytes of the largest shard, decoded: image, logits, cls
@@ -79,7 +79,7 @@ def test_memory_decides_between_pool_and_stream(small_set):
     assert isinstance(feed_of(small_set, "stored", 1, CPU), ShardStream)
 
 
-@pytest.mark.parametrize(("labels", "names"), [("stored", {"logits"}), ("target", {"cls"}), ("live", set())])
+@pytest.mark.parametrize(("labels", "names"), [("stored", {"logits"}), ("hard", {"cls"}), ("live", set())])
 def test_rows_are_what_the_labels_need(small_set, labels, names):
     for feed in (feed_of(small_set, labels, 1, CPU), ShardStream(small_set, labels, SHARD, CPU)):
         _, rows = next(feed.batches(4, 1, 0, 0))

@@ -1,16 +1,19 @@
 """The last step on a few real images of each class."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from pipeline.classifier import Classifier, Student, StudentCard
+from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.errors import ParamsError, TrainingError
-from pipeline.distill import Student, few_shot_of, finish, train
+from pipeline.distill import few_shot_of, finish, train
 from pipeline.distill.few_shot import draw
 from pipeline.distill.train import learn
-from pipeline.training import loop
+from pipeline.optimise import network
 
 
 @pytest.fixture
@@ -27,10 +30,13 @@ def real(tmp_path, write, digits, kernel_teacher):
 @pytest.fixture
 def start(tmp_path, small_set, params, cpu) -> Student:
     """A student of the small set, saved, so that its card is whole."""
-    (tmp_path / "first").mkdir()
-    student, _ = train(small_set, "lenet5_half", params(), 5, cpu, tmp_path / "first")
+    student, _ = train(small_set, "lenet5_half", params(), 5, cpu)
     student.save(tmp_path / "start")
-    return Student.load(tmp_path / "start")
+    return load(tmp_path / "start")
+
+
+def load(folder: Path) -> Student:
+    return Classifier.load(folder, StudentCard, frozen=False)
 
 
 def keys(images: Tensor) -> list[bytes]:
@@ -103,8 +109,8 @@ def test_the_student_is_trained_from_its_weights_on_the_drawn_images_alone(
         return learn(student, feed, *rest)
 
     monkeypatch.setattr("pipeline.distill.few_shot.learn", watched)
-    block = params(labels="target", batch=20, epochs=1, steps_per_epoch=3)
-    student, history = finish(start, real, 2, block, cpu, tmp_path)
+    block = params(labels="hard", batch=20, epochs=1, steps_per_epoch=3)
+    student, history = finish(start, real, 2, block, cpu)
     drawn = {tuple(image.flatten().tolist()) for image in draw(real, 2, 5).images.float() / 255}
     assert {tuple(image.flatten().tolist()) for image in torch.cat(seen)} == drawn
     assert not torch.equal(weights(student), before)
@@ -113,9 +119,8 @@ def test_the_student_is_trained_from_its_weights_on_the_drawn_images_alone(
 
 def test_a_student_of_noise_learns_digits_from_a_few_of_them(tmp_path, write, digits, kernel_teacher, params, cpu):
     noise = torch.randint(0, 256, (100, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    (tmp_path / "work").mkdir()
     first = write(tmp_path / "noise", noise, kernel_teacher(noise), torch.arange(100) % 10, (100,))
-    student, _ = train(first, "lenet5_half", params(epochs=1), 0, cpu, tmp_path / "work")
+    student, _ = train(first, "lenet5_half", params(epochs=1), 0, cpu)
 
     def accuracy() -> float:
         with torch.no_grad():
@@ -124,21 +129,21 @@ def test_a_student_of_noise_learns_digits_from_a_few_of_them(tmp_path, write, di
     before = accuracy()
     images, labels = digits.images[:1000], digits.labels[:1000]
     real = write(tmp_path / "real", images, kernel_teacher(images), labels, (1000,))
-    block = params(labels="target", batch=50, epochs=2, steps_per_epoch=40, learning_rate=0.005)
-    student, _ = finish(student, real, 10, block, cpu, tmp_path / "work")
+    block = params(labels="hard", batch=50, epochs=2, steps_per_epoch=40, learning_rate=0.005)
+    student, _ = finish(student, real, 10, block, cpu)
     assert before < 0.4
     assert accuracy() > 0.6
 
 
 def test_the_card_says_what_happened(tmp_path, real, start, params, cpu):
-    before = start.info
-    student, _ = finish(start, real, 2, params(labels="target", epochs=1), cpu, tmp_path)
+    before = start.card
+    student, _ = finish(start, real, 2, params(labels="hard", epochs=1), cpu)
     student.save(tmp_path / "finished")
-    info = Student.load(tmp_path / "finished").info
+    info = load(tmp_path / "finished").card
     assert before.data_free
     assert not info.data_free
-    assert json.loads((tmp_path / "finished" / "student.json").read_text())["few_shot"] == {
-        "start": before.sha256, "dataset": real.sha256, "per_class": 2, "labels": "target",
+    assert json.loads((tmp_path / "finished" / "card.json").read_text())["few_shot"] == {
+        "start": before.sha256, "dataset": real.sha256, "per_class": 2, "labels": "hard",
     }  # fmt: skip
     same = {"data_free", "few_shot", "sha256"}
     assert info.model_dump(exclude=same) == before.model_dump(exclude=same)
@@ -149,11 +154,9 @@ class _Pulled(Exception):
 
 
 def test_killed_and_called_again_it_ends_with_the_same_bits(tmp_path, real, start, params, cpu, monkeypatch):
-    block = params(labels="target", mixup=0.3, augment=params().augment.model_dump() | {"rotate": 10.0})
-    folders = [tmp_path / name for name in ("calm", "broken")]
-    for folder in folders:
-        folder.mkdir()
-    whole, history = finish(Student.load(tmp_path / "start"), real, 3, block, cpu, folders[0])
+    block = params(labels="hard", mixup=0.3, augment={"rotate": 10.0, "fill": "zeros"})
+    checkpoint = Checkpoint(tmp_path / "training.safetensors")
+    whole, history = finish(load(tmp_path / "start"), real, 3, block, cpu)
     epochs = []
 
     def pulled(point: str) -> None:
@@ -161,23 +164,13 @@ def test_killed_and_called_again_it_ends_with_the_same_bits(tmp_path, real, star
         if len(epochs) == 2:
             raise _Pulled
 
-    monkeypatch.setattr(loop, "crash_point", pulled)
+    monkeypatch.setattr(network, "crash_point", pulled)
     with pytest.raises(_Pulled):
-        finish(start, real, 3, block, cpu, folders[1])
-    resumed, rows = finish(Student.load(tmp_path / "start"), real, 3, block, cpu, folders[1])
+        finish(start, real, 3, block, cpu, checkpoint)
+    resumed, rows = finish(load(tmp_path / "start"), real, 3, block, cpu, checkpoint)
     assert epochs == ["training:epoch"] * 3, "one more epoch, not three"
     assert rows == history
     assert torch.equal(weights(resumed), weights(whole))
-
-
-def test_another_number_of_images_does_not_take_up_a_checkpoint(tmp_path, real, start, params, cpu):
-    block = params(labels="target", epochs=1)
-    ends = []
-    for per_class in (2, 2, 3):
-        student, _ = finish(Student.load(tmp_path / "start"), real, per_class, block, cpu, tmp_path)
-        ends.append(weights(student))
-    assert torch.equal(ends[0], ends[1])
-    assert not torch.equal(ends[0], ends[2])
 
 
 def test_the_teacher_may_label_the_real_images_live_with_every_term(tmp_path, real, start, params, cpu, teacher):
@@ -185,25 +178,25 @@ def test_the_teacher_may_label_the_real_images_live_with_every_term(tmp_path, re
         "attention": {"weight": 1.0, "blocks": "auto"},
         "interpolation": {"weight": 1.0, "alpha": 1.0, "labels": "teacher"},
     }
-    _, history = finish(start, real, 2, params(labels="live", epochs=1, **terms), cpu, tmp_path, teacher)
+    _, history = finish(start, real, 2, params(labels="live", epochs=1, **terms), cpu, None, teacher)
     assert history[0]["attention"] > 0
     assert history[0]["interpolation"] > 0
 
 
 def test_live_labels_without_the_teacher_are_refused(tmp_path, real, start, params, cpu):
     with pytest.raises(TrainingError, match="labels: live needs the teacher"):
-        finish(start, real, 2, params(labels="live"), cpu, tmp_path)
+        finish(start, real, 2, params(labels="live"), cpu)
 
 
 def test_images_of_another_teacher_s_classes_are_refused(tmp_path, real, start, params, cpu):
-    start.info = start.info.model_copy(update={"teacher": "cd" * 32})
+    start.card = start.card.model_copy(update={"teacher": "cd" * 32})
     with pytest.raises(TrainingError, match=rf"the student learned from {'cd' * 32}; make both with one teacher"):
-        finish(start, real, 2, params(labels="target"), cpu, tmp_path)
+        finish(start, real, 2, params(labels="hard"), cpu)
 
 
 def test_the_block_is_taken_apart_into_its_own_keys_and_those_of_distill():
-    few, rest = few_shot_of({"dataset": "real", "per_class": 7, "epochs": 2, "labels": "target"})
+    few, rest = few_shot_of({"dataset": "real", "per_class": 7, "epochs": 2, "labels": "hard"})
     assert (few.dataset, few.per_class) == ("real", 7)
-    assert rest == {"epochs": 2, "labels": "target"}
+    assert rest == {"epochs": 2, "labels": "hard"}
     with pytest.raises(ParamsError, match=r"(?m)^few_shot\.per_class: missing"):
         few_shot_of({"dataset": "real"})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.params import build
 from pipeline.distill import DistillParams, train, write_history
@@ -21,6 +22,7 @@ import json, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
+from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.params import build
 from pipeline.distill import DistillParams, train, write_history
@@ -29,12 +31,13 @@ folder, block, work, out = sys.argv[1:]
 compute = Compute(device="cpu", precision="float32", channels_last=True, compile="never")
 print("started", flush=True)
 student, history = train(
-    Dataset.open(Path(folder)), "resnet8", build(DistillParams, json.loads(block), "distill"), 3, compute, Path(work)
+    Dataset.open(Path(folder)), "resnet8", build(DistillParams, json.loads(block), "distill"), 3, compute,
+    Checkpoint(Path(work) / "training.safetensors"),
 )
 student.save(Path(out))
 write_history(history, Path(out) / "history.csv")
 """
-FILES = ("model.safetensors", "student.json", "history.csv")
+FILES = ("model.safetensors", "card.json", "history.csv")
 
 
 def launch(root: Path, dataset: Path, block: str, work: Path, out: Path, **environment: str) -> subprocess.Popen:
@@ -50,8 +53,8 @@ def content(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def block(params) -> str:
-    augment = params().augment.model_dump() | {"rotate": 10.0, "crop": 1}
-    return params(epochs=6, steps_per_epoch=3, mixup=0.2, augment=augment).model_dump_json()
+    augment = {"rotate": 10.0, "crop": 1, "fill": "zeros"}
+    return params(epochs=6, steps_per_epoch=3, mixup=0.2, augment=augment).model_dump_json(exclude_none=True)
 
 
 def run_here(dataset: Dataset, block: str, work: Path, out: Path) -> None:
@@ -59,7 +62,7 @@ def run_here(dataset: Dataset, block: str, work: Path, out: Path) -> None:
     work.mkdir(exist_ok=True)
     compute = Compute(device="cpu", precision="float32", channels_last=True, compile="never")
     params = build(DistillParams, json.loads(block), "distill")
-    student, history = train(dataset, "resnet8", params, 3, compute, work)
+    student, history = train(dataset, "resnet8", params, 3, compute, Checkpoint(work / "training.safetensors"))
     student.save(out)
     write_history(history, out / "history.csv")
 
@@ -74,7 +77,7 @@ def run_here(dataset: Dataset, block: str, work: Path, out: Path) -> None:
     ],
 )
 def test_killed_around_a_checkpoint_it_ends_as_if_nothing_had_happened(tmp_path, small_set, block, project_root, point):
-    process = launch(project_root, small_set.folder, block, tmp_path / "work", tmp_path / "out", AFTERIMAGE_FAULT=point)
+    process = launch(project_root, small_set.folder, block, tmp_path / "work", tmp_path / "out", PHOTOGRAM_FAULT=point)
     process.communicate(timeout=300)
     assert process.returncode == 137
     run_here(small_set, block, tmp_path / "work", tmp_path / "out")
@@ -84,7 +87,7 @@ def test_killed_around_a_checkpoint_it_ends_as_if_nothing_had_happened(tmp_path,
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path, small_set, params, project_root):
-    block = params(epochs=40, steps_per_epoch=5, mixup=0.2).model_dump_json()
+    block = params(epochs=40, steps_per_epoch=5, mixup=0.2).model_dump_json(exclude_none=True)
     moments = random.Random(0)
     run = (project_root, small_set.folder, block, tmp_path / "work", tmp_path / "out")
     for _ in range(20):

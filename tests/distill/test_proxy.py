@@ -10,9 +10,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pipeline import nets
+from pipeline.classifier import Classifier, StudentCard
 from pipeline.core.errors import ParamsError, ShardError, TeacherError, TrainingError
-from pipeline.core.rng import generator
-from pipeline.distill import Student, proxy_of
+from pipeline.core.rng import stream
+from pipeline.distill import proxy_of
 from pipeline.methods import Attachment
 from pipeline.shards.reader import Dataset
 
@@ -20,7 +21,7 @@ TEACHER = "ab" * 32  # as the datasets of these tests say
 
 
 def network(seed: int, arch: str = "resnet8", classes: int = 3) -> torch.nn.Module:
-    return nets.build(arch, classes, 1, 16, rng=generator(seed, "test")).eval()
+    return nets.build(arch, classes, 1, 16, rng=stream(seed, "test")).eval()
 
 
 def proxy(name: str, net: torch.nn.Module, **facts: Any) -> Attachment:
@@ -32,8 +33,8 @@ def dataset(tmp_path: Path, write: Callable[..., Dataset]) -> Callable[..., Data
     """A dataset of a few samples with these files beside them."""
 
     def make(*beside: Attachment) -> Dataset:
-        images = torch.randint(0, 256, (6, 1, 16, 16), dtype=torch.uint8, generator=generator(0, "images"))
-        logits = torch.randn(6, 3, generator=generator(0, "logits"))
+        images = torch.randint(0, 256, (6, 1, 16, 16), dtype=torch.uint8, generator=stream(0, "images"))
+        logits = torch.randn(6, 3, generator=stream(0, "logits"))
         return write(tmp_path / "set", images, logits, logits.argmax(1), (4,), (2,), beside)
 
     return make
@@ -42,7 +43,7 @@ def dataset(tmp_path: Path, write: Callable[..., Dataset]) -> Callable[..., Data
 def test_the_proxy_answers_as_the_network_whose_weights_were_left(dataset: Callable[..., Dataset]) -> None:
     net = network(1)
     found = proxy_of(dataset(proxy("proxy.safetensors", net)))
-    images = torch.rand(5, 1, 16, 16, generator=generator(2, "test"))
+    images = torch.rand(5, 1, 16, 16, generator=stream(2, "test"))
     with torch.no_grad():
         torch.testing.assert_close(found(images), net((images - 0.3) / 0.3))
     assert not any(module.training for module in found.modules())
@@ -61,7 +62,7 @@ def test_the_last_proxy_by_name_counts_and_other_files_do_not(dataset: Callable[
 
 def test_its_card_says_where_it_comes_from(dataset: Callable[..., Dataset]) -> None:
     made = dataset(proxy("proxy.safetensors", network(1)))
-    info = proxy_of(made).info
+    info = proxy_of(made).card
     assert (info.arch, info.labels, info.seed, info.method) == ("resnet8", "live", made.manifest.seed, "noise")
     assert (info.dataset, info.teacher) == (made.sha256, TEACHER)
     assert (info.classes, info.channels, info.size, info.mean, info.std) == (("0", "1", "2"), 1, 16, (0.3,), (0.3,))
@@ -72,10 +73,10 @@ def test_its_card_says_where_it_comes_from(dataset: Callable[..., Dataset]) -> N
 def test_it_is_saved_and_loaded_like_any_student(dataset: Callable[..., Dataset], tmp_path: Path) -> None:
     found = proxy_of(dataset(proxy("proxy.safetensors", network(1))))
     found.save(tmp_path / "student")
-    again = Student.load(tmp_path / "student")
-    images = torch.rand(2, 1, 16, 16, generator=generator(2, "test"))
+    again = Classifier.load(tmp_path / "student", StudentCard)
+    images = torch.rand(2, 1, 16, 16, generator=stream(2, "test"))
     assert torch.equal(again(images), found(images))
-    assert again.info == found.info
+    assert again.card == found.card
 
 
 def without_finite_weights() -> torch.nn.Module:
@@ -102,12 +103,12 @@ WRONG: dict[str, tuple[Callable[[], Attachment], type[Exception], str]] = {
     "another arch": (
         lambda: proxy(NAME, network(1), arch="resnet14"),
         TrainingError,
-        r"set/proxy\.safetensors: does not fit architecture resnet14",
+        r"set/proxy\.safetensors as resnet14: the weights do not fit",
     ),
-    "other classes": (lambda: proxy(NAME, network(1, classes=4)), TrainingError, "does not fit architecture resnet8"),
+    "other classes": (lambda: proxy(NAME, network(1, classes=4)), TrainingError, "as resnet8: the weights do not fit"),
     "not finite": (lambda: proxy(NAME, without_finite_weights()), TrainingError, "not finite; make the dataset again"),
-    "no safetensors": (lambda: cut(proxy(NAME, network(1))), TrainingError, "does not fit"),
-    "nothing": (lambda: proxy(NAME, network(1))._replace(content=b""), TrainingError, "does not fit"),
+    "no safetensors": (lambda: cut(proxy(NAME, network(1))), TrainingError, "damaged safetensors"),
+    "nothing": (lambda: proxy(NAME, network(1))._replace(content=b""), TrainingError, "not a safetensors file"),
     "code that nobody trusts": (lambda: proxy(NAME, network(1), arch="python:{}:build"), TeacherError, "trust"),
 }
 

@@ -8,11 +8,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline import nets
+from pipeline.classifier import Classifier, StudentCard
+from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.errors import ParamsError, TeacherError
-from pipeline.core.rng import generator
-from pipeline.distill import Student, train
-from pipeline.training import loop, order
-from pipeline.transfer import virtual_shares
+from pipeline.core.rng import stream
+from pipeline.distill import train
+from pipeline.losses.interpolation import beta_shares
+from pipeline.optimise import network
+from pipeline.optimise.network import order
 
 PAIRS = [["conv1", "conv1"], ["conv2", "conv2"]]
 ATTENTION = {"weight": 7.0, "blocks": PAIRS}
@@ -29,14 +32,14 @@ class Batch:
         samples, places = dataset.load("train"), order(50, 0, 50, 0)
         self.images = samples.images[places].float() / 255
         self.stored, self.cls = samples.logits[places], samples.cls[places]
-        self.net = nets.build("lenet5_half", 10, 1, 16, rng=generator(0, "student/weights"))
+        self.net = nets.build("lenet5_half", 10, 1, 16, rng=stream(0, "student/weights"))
         self.teacher = teacher
 
     def student(self, images: Tensor) -> np.ndarray:
         return self.net((images - 0.3) / 0.3).detach().double().numpy()
 
     def mixed(self, values: Tensor) -> Tensor:
-        share = virtual_shares(0.8, 50, generator(0, "distill/interpolation", 0))
+        share = beta_shares(0.8, (50,), stream(0, "distill/interpolation", 0))
         rows = [own * values[i] + (1 - own) * values[i - 1] for i, own in enumerate(share)]
         return torch.stack(rows)
 
@@ -54,12 +57,12 @@ def kl(student: np.ndarray, teacher: np.ndarray, tau: float = 4.0) -> float:
     return float(tau**2 * (np.exp(p) * (p - q)).sum(1).mean())
 
 
-def first_row(dataset, params, cpu, work, teacher=None) -> dict[str, float]:
-    return train(dataset, "lenet5_half", params, 0, cpu, work, teacher)[1][0]
+def first_row(dataset, params, cpu, teacher=None) -> dict[str, float]:
+    return train(dataset, "lenet5_half", params, 0, cpu, None, teacher)[1][0]
 
 
 def test_l1_is_the_mean_difference_of_logits(tmp_path, small_set, params, cpu, batch):
-    row = first_row(small_set, params(loss="l1", **ONE_STEP), cpu, tmp_path)
+    row = first_row(small_set, params(loss={"l1": {}}, **ONE_STEP), cpu)
     expected = np.abs(batch.student(batch.images) - batch.stored.numpy()).mean()
     assert row["loss"] == pytest.approx(expected, rel=1e-5)
     assert list(row)[:3] == ["epoch", "loss", "agreement"]
@@ -67,7 +70,7 @@ def test_l1_is_the_mean_difference_of_logits(tmp_path, small_set, params, cpu, b
 
 
 def test_with_stored_labels_mixed_images_have_mixed_labels(tmp_path, small_set, params, cpu, batch):
-    row = first_row(small_set, params(interpolation=MIXED, **ONE_STEP), cpu, tmp_path)
+    row = first_row(small_set, params(interpolation=MIXED, **ONE_STEP), cpu)
     plain = kl(batch.student(batch.images), batch.stored.numpy())
     virtual = kl(batch.student(batch.mixed(batch.images)), batch.mixed(batch.stored).numpy())
     assert row["kl"] == pytest.approx(plain, rel=1e-5)
@@ -76,7 +79,7 @@ def test_with_stored_labels_mixed_images_have_mixed_labels(tmp_path, small_set, 
 
 
 def test_with_hard_labels_the_one_hot_rows_are_mixed(tmp_path, small_set, params, cpu, batch):
-    row = first_row(small_set, params(labels="target", interpolation=MIXED, **ONE_STEP), cpu, tmp_path)
+    row = first_row(small_set, params(labels="hard", interpolation=MIXED, **ONE_STEP), cpu)
     soft = batch.mixed(torch.eye(10)[batch.cls]).double()
     log_q = torch.from_numpy(batch.student(batch.mixed(batch.images))).log_softmax(1)
     assert row["interpolation"] == pytest.approx(-0.25 * float((soft * log_q).sum(1).mean()), rel=1e-5)
@@ -85,7 +88,7 @@ def test_with_hard_labels_the_one_hot_rows_are_mixed(tmp_path, small_set, params
 
 def test_the_teacher_can_label_the_mixed_images_itself(tmp_path, small_set, params, cpu, batch):
     block = {**MIXED, "labels": "teacher"}
-    row = first_row(small_set, params(labels="live", interpolation=block, **ONE_STEP), cpu, tmp_path, batch.teacher)
+    row = first_row(small_set, params(labels="live", interpolation=block, **ONE_STEP), cpu, batch.teacher)
     mixed = batch.mixed(batch.images)
     expected = 0.25 * kl(batch.student(mixed), batch.teacher(mixed).numpy())
     assert row["interpolation"] == pytest.approx(expected, rel=1e-4)
@@ -102,7 +105,7 @@ def output(net: torch.nn.Module, name: str, images: Tensor) -> Tensor:
 
 
 def test_attention_is_of_the_batch_itself_though_mixed_images_come_after_it(tmp_path, small_set, params, cpu, batch):
-    row = first_row(small_set, params(**{**ALL, **ONE_STEP}), cpu, tmp_path, batch.teacher)
+    row = first_row(small_set, params(**{**ALL, **ONE_STEP}), cpu, batch.teacher)
     expected = 0.0
     for name in ("conv1", "conv2"):
         found = [output(net, name, (batch.images - 0.3) / 0.3) for net in (batch.net, batch.teacher.net)]
@@ -112,8 +115,8 @@ def test_attention_is_of_the_batch_itself_though_mixed_images_come_after_it(tmp_
 
 
 def test_the_loss_is_the_sum_of_its_terms_and_each_has_a_column(tmp_path, small_set, params, cpu, teacher):
-    _, history = train(small_set, "lenet5_half", params(**ALL), 0, cpu, tmp_path, teacher)
-    terms = ["kl", "attention", "activation_boundary", "interpolation"]
+    _, history = train(small_set, "lenet5_half", params(**ALL), 0, cpu, None, teacher)
+    terms = ["kl", "activation_boundary", "attention", "interpolation"]
     assert list(history[0]) == [
         "epoch", "loss", "agreement", *terms, "learning_rate", "holdout_kl", "holdout_agreement",
     ]  # fmt: skip
@@ -126,16 +129,16 @@ def test_the_loss_is_the_sum_of_its_terms_and_each_has_a_column(tmp_path, small_
 def test_a_term_that_weighs_most_is_what_falls(tmp_path, small_set, params, cpu, teacher, term):
     block = {"attention": {**ATTENTION, "weight": 1e4}, "activation_boundary": {**BOUNDARY, "weight": 100.0}}[term]
     settings = params(labels="live", epochs=4, steps_per_epoch=25, learning_rate=0.005, **{term: block})
-    _, history = train(small_set, "lenet5_half", settings, 0, cpu, tmp_path, teacher)
+    _, history = train(small_set, "lenet5_half", settings, 0, cpu, None, teacher)
     assert history[-1][term] < 0.7 * history[0][term]
 
 
 def test_connectors_learn_with_the_student_and_are_in_the_checkpoint_but_not_in_what_is_saved(
     tmp_path, small_set, params, cpu, teacher
 ):
-    student, _ = train(small_set, "lenet5_half", params(**ALL), 0, cpu, tmp_path, teacher)
+    path = tmp_path / "training.safetensors"
+    student, _ = train(small_set, "lenet5_half", params(**ALL), 0, cpu, Checkpoint(path), teacher)
     plain = nets.build("lenet5_half", 10, 1, 16).state_dict()
-    (path,) = tmp_path.glob("student-*.safetensors")
     with safe_open(path, "pt") as file:
         held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     connectors = [value for value in held.values() if value.shape[2:] == (1, 1)]
@@ -145,7 +148,7 @@ def test_connectors_learn_with_the_student_and_are_in_the_checkpoint_but_not_in_
         assert {key: file.get_tensor(key).shape for key in file.keys()} == {  # noqa: SIM118
             name: value.shape for name, value in plain.items()
         }
-    assert Student.load(tmp_path / "saved").info == student.info
+    assert Classifier.load(tmp_path / "saved", StudentCard).card == student.card
 
 
 class _Pulled(Exception):
@@ -154,9 +157,9 @@ class _Pulled(Exception):
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_run_that_died_goes_on_to_the_same_bits(tmp_path, small_set, params, cpu, teacher, monkeypatch, after):
-    settings = params(**ALL, mixup=0.3, augment=params().augment.model_dump() | {"rotate": 10.0})
-    whole, history = train(small_set, "resnet8", named(settings), 3, cpu, tmp_path, teacher)
-    (tmp_path / "work").mkdir()
+    settings = params(**ALL, mixup=0.3, augment={"rotate": 10.0, "fill": "zeros"})
+    whole, history = train(small_set, "resnet8", named(settings), 3, cpu, None, teacher)
+    checkpoint = Checkpoint(tmp_path / "training.safetensors")
     epochs = []
 
     def pulled(point: str) -> None:
@@ -164,11 +167,11 @@ def test_a_run_that_died_goes_on_to_the_same_bits(tmp_path, small_set, params, c
         if len(epochs) == after:
             raise _Pulled
 
-    monkeypatch.setattr(loop, "crash_point", pulled)
+    monkeypatch.setattr(network, "crash_point", pulled)
     with pytest.raises(_Pulled):
-        train(small_set, "resnet8", named(settings), 3, cpu, tmp_path / "work", teacher)
+        train(small_set, "resnet8", named(settings), 3, cpu, checkpoint, teacher)
     monkeypatch.undo()
-    resumed, rows = train(small_set, "resnet8", named(settings), 3, cpu, tmp_path / "work", teacher)
+    resumed, rows = train(small_set, "resnet8", named(settings), 3, cpu, checkpoint, teacher)
     assert rows == history
     ends = [torch.cat([value.double().flatten() for value in each.state_dict().values()]) for each in (whole, resumed)]
     assert torch.equal(*ends)
@@ -177,7 +180,8 @@ def test_a_run_that_died_goes_on_to_the_same_bits(tmp_path, small_set, params, c
 def named(settings):
     """The same with blocks of a ResNet student."""
     pairs = (("conv1", "layer1"), ("conv2", "layer3"))
-    return settings.model_copy(update={"attention": settings.attention.model_copy(update={"blocks": pairs})})
+    attention = settings.terms.attention.model_copy(update={"blocks": pairs})
+    return settings.model_copy(update={"terms": settings.terms.model_copy(update={"attention": attention})})
 
 
 def hooks(net: torch.nn.Module) -> int:
@@ -186,7 +190,7 @@ def hooks(net: torch.nn.Module) -> int:
 
 def test_teacher_and_global_randomness_are_left_alone_and_hooks_are_gone(tmp_path, small_set, params, cpu, teacher):
     before, state = {name: value.clone() for name, value in teacher.state_dict().items()}, torch.get_rng_state()
-    student, _ = train(small_set, "lenet5_half", params(**ALL), 0, cpu, tmp_path, teacher)
+    student, _ = train(small_set, "lenet5_half", params(**ALL), 0, cpu, None, teacher)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert not any(weight.requires_grad or weight.grad is not None for weight in teacher.parameters())
@@ -194,27 +198,25 @@ def test_teacher_and_global_randomness_are_left_alone_and_hooks_are_gone(tmp_pat
 
 
 def test_without_terms_nothing_is_added_to_a_training(tmp_path, small_set, params, cpu, teacher, monkeypatch):
-    monkeypatch.setattr("pipeline.distill.objective.FeatureTerms", lambda *_: pytest.fail("made"))
     passes = []
     monkeypatch.setattr(teacher.net, "forward", lambda x, f=teacher.net.forward: passes.append(len(x)) or f(x))
     settings = params(labels="live", **{**ONE_STEP, "batch": 7})
-    student, history = train(small_set, "lenet5_half", settings, 0, cpu, tmp_path, teacher)
+    path = tmp_path / "training.safetensors"
+    student, history = train(small_set, "lenet5_half", settings, 0, cpu, Checkpoint(path), teacher)
     assert passes == [7]
     assert list(history[0])[:4] == ["epoch", "loss", "agreement", "learning_rate"]
-    (path,) = tmp_path.glob("student-*.safetensors")
     count = sum(1 for _ in student.net.state_dict())
     with safe_open(path, "pt") as file:
         held = len(file.keys())
     buffers = len(student.state_dict()) - count
-    assert held == count + buffers + 2 * sum(1 for _ in student.parameters())
+    assert held == count + buffers + 3 * sum(1 for _ in student.parameters()), "two moments and a count of each"
 
 
 def test_under_bfloat16_terms_are_close_to_those_in_float32(tmp_path, small_set, params, cpu, teacher):
     rows = []
     for precision in ("float32", "bfloat16"):
-        (tmp_path / precision).mkdir()
         compute = cpu.model_copy(update={"precision": precision, "channels_last": True})
-        rows.append(first_row(small_set, params(**{**ALL, **ONE_STEP}), compute, tmp_path / precision, teacher))
+        rows.append(first_row(small_set, params(**{**ALL, **ONE_STEP}), compute, teacher))
     for name in ("kl", "attention", "activation_boundary", "interpolation"):
         assert rows[0][name] == pytest.approx(rows[1][name], rel=0.1)
 
@@ -225,9 +227,8 @@ def test_compiled_steps_give_what_plain_ones_give(tmp_path, small_set, params, c
     settings = params(labels="live", **{name: ALL[name] for name in terms}, learning_rate=0.001)
     ends, rows = [], []
     for mode in ("never", "always"):
-        (tmp_path / mode).mkdir()
         compute = cpu.model_copy(update={"compile": mode})
-        student, history = train(small_set, "lenet5_half", settings, 0, compute, tmp_path / mode, teacher)
+        student, history = train(small_set, "lenet5_half", settings, 0, compute, None, teacher)
         ends.append(torch.cat([value.flatten() for value in student.parameters()]))
         rows.append(history)
     torch.testing.assert_close(*ends, atol=1e-4, rtol=1e-3)
@@ -239,13 +240,13 @@ def test_compiled_steps_give_what_plain_ones_give(tmp_path, small_set, params, c
     ("changes", "key"),
     [
         ({"labels": "stored", "attention": ATTENTION}, "attention"),
-        ({"labels": "target", "activation_boundary": BOUNDARY}, "activation_boundary"),
+        ({"labels": "hard", "activation_boundary": BOUNDARY}, "activation_boundary"),
         ({"labels": "stored", "interpolation": {**MIXED, "labels": "teacher"}}, "interpolation"),
     ],
 )
 def test_terms_that_ask_the_teacher_need_live_labels(params, changes, key):
     with pytest.raises(
-        ParamsError, match=rf"^distill\.{key}: .*labels: {changes['labels']} does without; set it to null"
+        ParamsError, match=rf"^distill: .*terms\.{key}: .*labels: {changes['labels']} does without; take it out"
     ):
         params(**changes)
     params(**{**changes, "labels": "live"})
@@ -260,4 +261,4 @@ def test_a_wrong_kind_of_labels_is_one_error(params):
 def test_a_block_that_the_student_does_not_have_is_named(tmp_path, small_set, params, cpu, teacher):
     block = {**ATTENTION, "blocks": [["conv1", "layer1"]]}
     with pytest.raises(TeacherError, match="no submodule 'layer1' in LeNet"):
-        train(small_set, "lenet5_half", params(labels="live", attention=block), 0, cpu, tmp_path, teacher)
+        train(small_set, "lenet5_half", params(labels="live", attention=block), 0, cpu, None, teacher)

@@ -5,8 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import transfer
-from pipeline.transfer.losses import resized
+from pipeline.losses.activation_boundary import activation_boundary
+from pipeline.losses.attention import attention
+from pipeline.losses.features import resized
+from pipeline.losses.interpolation import mix
+from pipeline.losses.logits import agreement, cross_entropy, kl, l1
 
 
 def logits(seed: int, scale: float = 3.0) -> Tensor:
@@ -23,30 +26,30 @@ def test_kl_is_tau_squared_times_the_mean_divergence_of_the_softened_beliefs(tem
     student, teacher = logits(0), logits(1)
     p, q = softmax(teacher.numpy() / temperature), softmax(student.numpy() / temperature)
     expected = temperature**2 * np.mean([sum(p[i] * np.log(p[i] / q[i])) for i in range(5)])
-    assert float(transfer.kl(student, teacher, temperature)) == pytest.approx(expected, rel=2e-4)
+    assert float(kl(student, teacher, temperature)) == pytest.approx(expected, rel=2e-4)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
 def test_the_gradient_of_kl_is_tau_times_the_difference_of_beliefs_over_the_batch(temperature):
     """d/dS of tau^2 KL = tau (softmax(S / tau) - softmax(T / tau)) / B, Hinton et al. (2015), eq. 2."""
     student, teacher = logits(0).requires_grad_(), logits(1)
-    transfer.kl(student, teacher, temperature).backward()
+    kl(student, teacher, temperature).backward()
     beliefs = [softmax(value.detach().numpy() / temperature) for value in (student, teacher)]
     np.testing.assert_allclose(student.grad.numpy(), temperature * (beliefs[0] - beliefs[1]) / 5, rtol=1e-3, atol=1e-5)
 
 
 def test_kl_is_zero_for_equal_beliefs_and_does_not_see_a_shift_of_logits():
-    assert float(transfer.kl(logits(0), logits(0) + 7, 4.0)) == pytest.approx(0, abs=1e-5)
+    assert float(kl(logits(0), logits(0) + 7, 4.0)) == pytest.approx(0, abs=1e-5)
 
 
 def test_kl_is_computed_in_float32_whatever_comes_in():
-    loss = transfer.kl(logits(0).bfloat16(), logits(1).half(), 2.0)
+    loss = kl(logits(0).bfloat16(), logits(1).half(), 2.0)
     assert loss.dtype == torch.float32
 
 
 def test_kl_survives_logits_that_would_overflow_a_naive_softmax():
     student = torch.tensor([[1e4, -1e4]], requires_grad=True)
-    loss = transfer.kl(student, torch.tensor([[-1e4, 1e4]]), 1.0)
+    loss = kl(student, torch.tensor([[-1e4, 1e4]]), 1.0)
     loss.backward()
     assert loss.item() == pytest.approx(2e4)
     assert bool(torch.isfinite(student.grad).all())
@@ -56,14 +59,14 @@ def test_cross_entropy_takes_classes_or_distributions():
     student = logits(0)
     classes = torch.tensor([0, 3, 1, 1, 2])
     log_q = np.log(softmax(student.numpy()))
-    assert float(transfer.cross_entropy(student, classes)) == pytest.approx(-log_q[range(5), classes].mean(), rel=1e-5)
+    assert float(cross_entropy(student, classes)) == pytest.approx(-log_q[range(5), classes].mean(), rel=1e-5)
     soft = torch.full((5, 4), 0.25)
-    assert float(transfer.cross_entropy(student, soft)) == pytest.approx(-0.25 * log_q.sum(1).mean(), rel=1e-5)
+    assert float(cross_entropy(student, soft)) == pytest.approx(-0.25 * log_q.sum(1).mean(), rel=1e-5)
 
 
 def test_mix_is_exact_interpolation_with_the_neighbour_before():
     values, share = logits(0).float(), torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
-    mixed = transfer.mix(values, share)
+    mixed = mix(values, share)
     for index, own in enumerate(share.tolist()):
         expected = own * values[index] + (1 - own) * values[index - 1]
         torch.testing.assert_close(mixed[index], expected)
@@ -73,20 +76,20 @@ def test_mix_is_exact_interpolation_with_the_neighbour_before():
 
 def test_mix_takes_images():
     images = torch.rand(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(transfer.mix(images, torch.ones(3)), images)
-    assert torch.equal(transfer.mix(images, torch.zeros(3)), images[[2, 0, 1]])
+    assert torch.equal(mix(images, torch.ones(3)), images)
+    assert torch.equal(mix(images, torch.zeros(3)), images[[2, 0, 1]])
 
 
 def test_mixing_probabilities_gives_probabilities():
     rows = logits(3).float().softmax(1)
-    mixed = transfer.mix(rows, torch.rand(5, generator=torch.Generator().manual_seed(0)))
+    mixed = mix(rows, torch.rand(5, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(mixed.sum(1), torch.ones(5))
 
 
 def test_agreement_counts_equal_argmax():
     ones = torch.eye(4)
-    assert float(transfer.agreement(ones, ones.roll(1, 0))) == 0
-    assert math.isclose(float(transfer.agreement(ones, torch.eye(4)[[0, 1, 3, 3]])), 0.75)
+    assert float(agreement(ones, ones.roll(1, 0))) == 0
+    assert math.isclose(float(agreement(ones, torch.eye(4)[[0, 1, 3, 3]])), 0.75)
 
 
 def maps(seed: int, *shape: int) -> Tensor:
@@ -95,7 +98,7 @@ def maps(seed: int, *shape: int) -> Tensor:
 
 def test_l1_is_the_mean_over_batch_and_classes_and_has_a_gradient_of_signs():
     student, teacher = logits(0).requires_grad_(), logits(1)
-    loss = transfer.l1(student, teacher)
+    loss = l1(student, teacher)
     assert loss.item() == pytest.approx(np.abs(student.detach().numpy() - teacher.numpy()).sum() / 20, rel=1e-6)
     loss.backward()
     np.testing.assert_allclose(student.grad.numpy(), np.sign(student.detach().numpy() - teacher.numpy()) / 20)
@@ -113,7 +116,7 @@ def attention_by_hand(student: np.ndarray, teacher: np.ndarray) -> float:
 def test_attention_is_the_published_distance_of_normalised_maps_of_any_two_widths():
     student, teacher = maps(0, 4, 3, 6, 5), maps(1, 4, 7, 6, 5)
     expected = attention_by_hand(student.numpy(), teacher.numpy())
-    assert float(transfer.attention(student, teacher)) == pytest.approx(expected, rel=1e-5)
+    assert float(attention(student, teacher)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -122,7 +125,7 @@ def test_the_larger_attention_map_is_averaged_down_before_it_is_normalised(flip)
     squares = np.mean(large.numpy().astype(np.float64) ** 2, axis=1).reshape(2, 4, 2, 3, 2).mean((2, 4))
     expected = attention_by_hand(small.numpy(), np.sqrt(squares)[:, None])
     pair = (large, small) if flip else (small, large)
-    assert float(transfer.attention(*pair)) == pytest.approx(expected, rel=1e-5)
+    assert float(attention(*pair)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_each_axis_of_attention_maps_is_brought_to_the_smaller_of_the_two():
@@ -130,14 +133,14 @@ def test_each_axis_of_attention_maps_is_brought_to_the_smaller_of_the_two():
     squares = [np.mean(each.numpy().astype(np.float64) ** 2, axis=1) for each in (tall, wide)]
     down = [squares[0].reshape(2, 4, 2, 3).mean(2), squares[1].reshape(2, 4, 3, 2).mean(3)]
     expected = attention_by_hand(*(np.sqrt(each)[:, None] for each in down))
-    assert float(transfer.attention(tall, wide)) == pytest.approx(expected, rel=1e-5)
+    assert float(attention(tall, wide)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_attention_does_not_see_scale_and_survives_a_block_that_is_dead():
     student = maps(0, 2, 3, 4, 4)
-    assert float(transfer.attention(student, 5 * student)) == pytest.approx(0, abs=1e-12)
+    assert float(attention(student, 5 * student)) == pytest.approx(0, abs=1e-12)
     dead = torch.zeros(2, 3, 4, 4, requires_grad=True)
-    transfer.attention(dead, student).backward()
+    attention(dead, student).backward()
     assert bool(torch.isfinite(dead.grad).all())
 
 
@@ -153,7 +156,7 @@ def hinge(s: float, t: float, m: float) -> float:
 @pytest.mark.parametrize("s", [-3.0, -1.0, -0.5, -0.2, 0.0, 0.2, 0.5, 1.0, 3.0])
 def test_the_hinge_has_the_published_value_and_slope_on_either_side_of_every_edge(s, t, margin):
     student = torch.tensor([[[[s]]]], requires_grad=True)
-    loss = transfer.activation_boundary(student, torch.tensor([[[[t]]]]), margin)
+    loss = activation_boundary(student, torch.tensor([[[[t]]]]), margin)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(hinge(s, t, margin), abs=1e-6)
     slope = (hinge(s + 1e-4, t, margin) - hinge(s - 1e-4, t, margin)) / 2e-4
@@ -164,15 +167,13 @@ def test_activation_boundaries_are_averaged_over_batch_and_neurons_and_do_not_mi
     student, teacher = maps(0, 2, 3, 4, 5), maps(1, 2, 3, 4, 5)
     pairs = zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True)
     expected = sum(hinge(s, t, 1.0) for s, t in pairs) / 120
-    assert float(transfer.activation_boundary(student, teacher, 1.0)) == pytest.approx(expected, rel=1e-5)
-    assert torch.equal(
-        transfer.activation_boundary(student, teacher.relu(), 1.0), transfer.activation_boundary(student, teacher, 1.0)
-    )
+    assert float(activation_boundary(student, teacher, 1.0)) == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(activation_boundary(student, teacher.relu(), 1.0), activation_boundary(student, teacher, 1.0))
 
 
 def test_the_teacher_s_responses_get_no_gradient_from_the_hinge():
     teacher = maps(1, 1, 2, 3, 3).requires_grad_()
-    loss = transfer.activation_boundary(maps(0, 1, 2, 3, 3).requires_grad_(), teacher, 1.0)
+    loss = activation_boundary(maps(0, 1, 2, 3, 3).requires_grad_(), teacher, 1.0)
     loss.backward()
     assert teacher.grad is None
 
@@ -190,7 +191,7 @@ def test_maps_are_averaged_down_kept_or_interpolated_up():
 def test_halves_are_computed_in_float32(kind):
     shape = (2, 4) if kind == "l1" else (2, 3, 4, 4)
     student, teacher = maps(0, *shape), maps(1, *shape)
-    loss = getattr(transfer, kind)
+    loss = {"attention": attention, "activation_boundary": activation_boundary, "l1": l1}[kind]
     extra = (1.0,) if kind == "activation_boundary" else ()
     halved = loss(student.bfloat16(), teacher.bfloat16(), *extra)
     assert halved.dtype == torch.float32

@@ -5,30 +5,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import nets, transfer
+from pipeline import nets
 from pipeline.core.errors import ParamsError, TeacherError
 from pipeline.core.params import build
-from pipeline.core.rng import generator
-from pipeline.transfer import Attention, Boundary, FeatureTerms
-from pipeline.transfer.losses import resized
+from pipeline.core.rng import stream
+from pipeline.losses import TERMS, Logits, Loss, Seen, Terms
+from pipeline.losses.activation_boundary import activation_boundary
+from pipeline.losses.attention import attention as distance
+from pipeline.losses.features import resized
 
 SHAPE = (3, 16, 16)
 
 
-def attention(blocks: object = "auto", weight: float = 2.0) -> Attention:
-    return build(Attention, {"weight": weight, "blocks": blocks}, "attention")
+def attention(blocks: object = "auto", weight: float = 2.0) -> dict[str, object]:
+    return {"attention": {"weight": weight, "blocks": blocks}}
 
 
-def boundary(blocks: object = "auto", weight: float = 3.0, margin: float = 0.7) -> Boundary:
-    return build(Boundary, {"weight": weight, "margin": margin, "blocks": blocks}, "activation_boundary")
+def boundary(blocks: object = "auto", weight: float = 3.0, margin: float = 0.7) -> dict[str, object]:
+    return {"activation_boundary": {"weight": weight, "margin": margin, "blocks": blocks}}
 
 
 def net(arch: str, seed: int = 0) -> nn.Module:
-    return nets.build(arch, 5, *SHAPE[::2], rng=generator(seed, "test"))
+    return nets.build(arch, 5, *SHAPE[::2], rng=stream(seed, "test"))
 
 
 def images(seed: int = 0, count: int = 4) -> Tensor:
-    return torch.randn(count, *SHAPE, generator=generator(seed, "test/images"))
+    return torch.randn(count, *SHAPE, generator=stream(seed, "test/images"))
 
 
 @pytest.fixture
@@ -41,10 +43,26 @@ def teacher() -> nn.Module:
     return net("wrn_16_1", 2).eval().requires_grad_(requires_grad=False)
 
 
-def make(
-    student: nn.Module, teacher: nn.Module, attended: Attention | None, bounded: Boundary | None, seed: int = 0
-) -> FeatureTerms:
-    return FeatureTerms(student, teacher, SHAPE, attended, bounded, generator(seed, "test/connectors"))
+def make(student: nn.Module, teacher: nn.Module, *terms: dict[str, object], seed: int = 0) -> Loss:
+    on_logits = build(Logits, {"l1": {}}, "loss")
+    given = build(Terms, {name: block for term in terms for name, block in term.items()}, "terms")
+    return Loss(on_logits, given, student, teacher, SHAPE, stream(seed, "test/connectors"))
+
+
+def nothing(_: Tensor) -> Tensor:
+    raise AssertionError("no term here asks about other images")
+
+
+def seen(student: Tensor | None = None, target: Tensor | None = None) -> Seen:
+    logits = torch.zeros(4, 5)
+    return Seen(
+        images(), logits if student is None else student, logits if target is None else target, nothing, None,
+        lambda: stream(0, "test"),
+    )  # fmt: skip
+
+
+def beside(loss: Loss, *, reach_teacher: bool = False) -> Tensor:
+    return torch.stack(tuple(loss.beside(seen(), reach_teacher=reach_teacher).values())).sum()
 
 
 def outputs(module: nn.Module, names: list[str], x: Tensor) -> list[Tensor]:
@@ -68,21 +86,22 @@ def test_both_terms_are_the_weighted_sums_over_their_pairs(student, teacher):
     student.eval()
     pairs = [["block1", "layer1"], ["block3", "layer2"]]
     terms = make(student, teacher, attention(pairs), boundary(pairs)).eval()
+    connectors = terms.terms["activation_boundary"].connectors
     x = images()
     ours, theirs = outputs(student, ["layer1", "layer2"], x), outputs(teacher, ["block1", "block3"], x)
-    with terms.watching():
-        student(x)
-        teacher(x)
-        named = terms.terms()
-        whole = terms()
-    attended = 2.0 * sum(transfer.attention(s, t).item() for s, t in zip(ours, theirs, strict=True))
-    assert named["attention"].item() == pytest.approx(attended, rel=1e-5)
+    with terms.hooks():
+        answer, wanted = student(x), teacher(x)
+        found = terms(seen(answer, wanted))
+    attended = 2.0 * sum(distance(s, t).item() for s, t in zip(ours, theirs, strict=True))
+    assert found["attention"].item() == pytest.approx(attended, rel=1e-5)
     hinges = [
-        transfer.activation_boundary(resized(connector(s), *t.shape[-2:]), t, 0.7).item()
-        for connector, s, t in zip(terms.connectors, ours, theirs, strict=True)
+        activation_boundary(resized(connector(s), *t.shape[-2:]), t, 0.7).item()
+        for connector, s, t in zip(connectors, ours, theirs, strict=True)
     ]
-    assert named["activation_boundary"].item() == pytest.approx(3.0 * hinges[1] + 1.5 * hinges[0], rel=1e-5)
-    assert whole.item() == pytest.approx((named["attention"] + named["activation_boundary"]).item(), rel=1e-6)
+    assert found["activation_boundary"].item() == pytest.approx(3.0 * hinges[1] + 1.5 * hinges[0], rel=1e-5)
+    assert found["l1"].item() == pytest.approx((answer - wanted).abs().mean().item(), rel=1e-6)
+    assert next(iter(found)) == "loss"
+    assert found["loss"].item() == pytest.approx(sum(v.item() for n, v in found.items() if n != "loss"), rel=1e-6)
 
 
 def test_auto_pairs_blocks_from_the_last_back(student):
@@ -93,20 +112,20 @@ def test_auto_pairs_blocks_from_the_last_back(student):
     x, values = images(), []
     for blocks in ("auto", by_hand):
         terms = make(student.eval(), teacher, attention(blocks), boundary(blocks)).eval()
-        with terms.watching():
+        with terms.hooks():
             student(x)
             teacher(x)
-            values.append(terms())
+            values.append(beside(terms))
     assert torch.equal(values[0], values[1])
 
 
 def test_gradients_reach_student_and_connectors_and_never_the_teacher(student):
     teacher = net("wrn_16_1", 2)  # its parameters would take a gradient
     terms = make(student, teacher, attention(), boundary())
-    with terms.watching():
+    with terms.hooks():
         student(images())
         teacher(images())
-        terms().backward()
+        beside(terms).backward()
     before_head = [weight for name, weight in student.named_parameters() if not name.startswith("linear")]
     assert all(weight.grad is not None and float(weight.grad.abs().sum()) > 0 for weight in before_head[:3])
     assert all(weight.grad is not None for weight in terms.parameters())
@@ -117,13 +136,13 @@ def test_gradients_reach_student_and_connectors_and_never_the_teacher(student):
 
 def test_a_gradient_may_be_let_through_the_teacher_to_its_images(student, teacher):
     found = []
-    terms = make(student, teacher, attention(), None)
+    terms = make(student, teacher, attention())
     for reach in (False, True):
         x = images().requires_grad_()
-        with terms.watching():
+        with terms.hooks():
             student(x.detach())
             teacher(x)
-            terms(reach_teacher=reach).backward()
+            beside(terms, reach_teacher=reach).backward()
         found.append(x.grad)
     assert found[0] is None
     assert float(found[1].abs().sum()) > 0
@@ -135,7 +154,7 @@ def test_hooks_are_gone_and_nothing_is_kept_however_the_block_ends(student, teac
     assert hooks(student, teacher) == 0, "not even after the look at the shapes"
 
     def watched() -> None:
-        with terms.watching():
+        with terms.hooks():
             assert hooks(student, teacher) > 0
             student(images())
             teacher(images())
@@ -149,21 +168,21 @@ def test_hooks_are_gone_and_nothing_is_kept_however_the_block_ends(student, teac
         watched()
     assert hooks(student, teacher) == 0
     with pytest.raises(KeyError):
-        terms()
+        beside(terms)
 
 
 def test_the_last_pass_of_each_network_counts(student, teacher):
     student.eval()
-    terms = make(student, teacher, attention(), None)
-    with terms.watching():
+    terms = make(student, teacher, attention())
+    with terms.hooks():
         for seed in (1, 0):
             student(images(seed))
             teacher(images(seed))
-        last = terms()
-    with terms.watching():
+        last = beside(terms)
+    with terms.hooks():
         teacher(images(0))
         student(images(0))
-        assert torch.equal(terms(), last)
+        assert torch.equal(beside(terms), last)
 
 
 def test_connectors_are_drawn_from_the_generator_only(student, teacher):
@@ -173,7 +192,7 @@ def test_connectors_are_drawn_from_the_generator_only(student, teacher):
         with torch.random.fork_rng():
             torch.manual_seed(outer)
             inner = torch.get_rng_state()
-            terms = make(student, teacher, None, boundary(), seed)
+            terms = make(student, teacher, boundary(), seed=seed)
             assert torch.equal(torch.get_rng_state(), inner)
         weights.append(torch.cat([weight.flatten() for weight in terms.parameters()]))
     assert torch.equal(torch.get_rng_state(), state)
@@ -182,8 +201,8 @@ def test_connectors_are_drawn_from_the_generator_only(student, teacher):
 
 
 def test_a_connector_keeps_the_spread_of_what_comes_in(student):
-    terms = make(student, net("vgg11_bn"), None, boundary())
-    for connector in terms.connectors:
+    terms = make(student, net("vgg11_bn"), boundary())
+    for connector in terms.terms["activation_boundary"].connectors:
         conv = connector[0]
         deviation = float(conv.weight.detach().std())
         assert deviation == pytest.approx(1 / np.sqrt(conv.in_channels), rel=0.15)
@@ -197,13 +216,44 @@ def test_the_networks_are_left_as_they_were(student, teacher):
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
-def test_without_a_term_the_sum_is_zero_and_there_is_nothing_to_learn_or_to_watch(student, teacher):
-    terms = make(student, teacher, None, None)
-    with terms.watching():
+def test_without_a_term_the_loss_is_that_on_logits_and_there_is_nothing_to_learn_or_to_watch(student, teacher):
+    loss = make(student, teacher)
+    answer, wanted = torch.randn(4, 5), torch.randn(4, 5)
+    with loss.hooks():
         assert hooks(student, teacher) == 0
-        assert float(terms()) == 0
-    assert terms.terms() == {}
-    assert list(terms.parameters()) == []
+        found = loss(seen(answer, wanted))
+    assert list(found) == ["loss"]
+    assert found["loss"].item() == pytest.approx((answer - wanted).abs().mean().item())
+    assert list(loss.parameters()) == []
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_every_term_is_a_finite_scalar_that_scales_with_its_weight_and_reaches_the_student(student, teacher, name):
+    """Every file with a `Term` is covered on arrival; its fields are guessed from their types."""
+    guesses = {"blocks": "auto", "labels": "interpolated"}
+    fields = [field for field in TERMS[name].model_fields if field != "weight"]
+    values = []
+    for weight in (1.0, 2.0):
+        block = {"weight": weight, **{field: guesses.get(field, 1.0) for field in fields}}
+        loss = make(student.eval(), teacher, {name: block})
+        with loss.hooks():
+            x = images()
+            what = Seen(x, student(x), teacher(x), student, teacher, lambda: stream(0, "test"))
+            found = loss(what)
+            student.zero_grad()
+            found[name].backward()
+        assert found[name].shape == ()
+        assert bool(torch.isfinite(found[name]))
+        assert sum(float(p.grad.abs().sum()) for p in student.parameters() if p.grad is not None) > 0
+        values.append(found[name].item())
+    assert values[1] == pytest.approx(2 * values[0], rel=1e-4)
+    with pytest.raises(ParamsError, match=rf"terms\.{name}\.weight"):
+        make(student, teacher, {name: {**block, "weight": 0}})
+
+
+def test_terms_that_do_not_exist_are_named():
+    with pytest.raises(ParamsError, match=r"terms\.sharpness: .*unknown key"):
+        build(Terms, {"sharpness": {"weight": 1.0}}, "terms")
 
 
 class Foreign(nn.Module):
@@ -229,11 +279,11 @@ class _Both(nn.Module):
 @pytest.mark.parametrize("block", ["vector", "tokens"])
 def test_blocks_without_maps_can_match_boundaries_each_number_being_a_neuron(teacher, block):
     foreign = Foreign()
-    terms = make(foreign, teacher, None, boundary([["block3", block]]))
-    with terms.watching():
+    terms = make(foreign, teacher, boundary([["block3", block]]))
+    with terms.hooks():
         foreign(images())
         teacher(images())
-        loss = terms()
+        loss = beside(terms)
     loss.backward()
     assert bool(torch.isfinite(loss))
     assert float(foreign.conv.weight.grad.abs().sum()) > 0
@@ -249,21 +299,21 @@ def test_blocks_without_maps_can_match_boundaries_each_number_being_a_neuron(tea
 )
 def test_a_block_that_a_term_cannot_use_is_named(teacher, block, message):
     with pytest.raises(ParamsError, match=message):
-        make(Foreign(), teacher, attention([["block3", block]]), None)
+        make(Foreign(), teacher, attention([["block3", block]]))
 
 
 def test_a_block_that_does_not_exist_is_named(student, teacher):
     with pytest.raises(TeacherError, match="no submodule 'layer9'"):
-        make(student, teacher, attention([["layer9", "layer1"]]), None)
+        make(student, teacher, attention([["layer9", "layer1"]]))
     with pytest.raises(TeacherError, match="no submodule 'layer7'"):
-        make(student, teacher, None, boundary([["block1", "layer7"]]))
+        make(student, teacher, boundary([["block1", "layer7"]]))
 
 
 def test_networks_without_any_block_ask_for_names(teacher):
     with pytest.raises(ParamsError, match=r"blocks: auto: .* name pairs"):
-        make(nn.Sequential(nn.Flatten(), nn.Linear(768, 5)), teacher, attention(), None)
+        make(nn.Sequential(nn.Flatten(), nn.Linear(768, 5)), teacher, attention())
 
 
 def test_an_empty_list_of_pairs_is_refused():
-    with pytest.raises(ParamsError, match=r"attention\.blocks"):
-        attention([])
+    with pytest.raises(ParamsError, match=r"terms\.attention\.blocks"):
+        build(Terms, attention([]), "terms")

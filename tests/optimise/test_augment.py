@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.optimise.augment import DRAWS, Augment, augment, augment_with
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import build
+from pipeline.optimise.augment import DRAWS, Augment, augment, augment_with
 
 
 @pytest.fixture

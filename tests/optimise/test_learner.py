@@ -5,94 +5,108 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.training import Optimiser
+from pipeline.core.params import build
+from pipeline.optimise.learner import Learner, Optimizer
 
 
-@pytest.fixture
-def weights() -> list[nn.Parameter]:
-    rng = torch.Generator().manual_seed(0)
-    kernel = torch.randn(4, 3, 5, 5, generator=rng).contiguous(memory_format=torch.channels_last)
-    return [nn.Parameter(kernel), nn.Parameter(torch.randn(4, generator=rng))]
+class Weights(nn.Module):
+    """Two parameters, one of them in channels_last; the loss is linear, so that its gradients are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rng = torch.Generator().manual_seed(0)
+        kernel = torch.randn(4, 3, 5, 5, generator=rng).contiguous(memory_format=torch.channels_last)
+        self.kernel, self.bias = nn.Parameter(kernel), nn.Parameter(torch.randn(4, generator=rng))
+
+    def loss(self, gradients: list[Tensor]) -> Tensor:
+        return (self.kernel * gradients[0]).sum() + (self.bias * gradients[1]).sum()
 
 
-def gradients(like: list[nn.Parameter], steps: int) -> list[list[Tensor]]:
+def gradients(steps: int) -> list[list[Tensor]]:
     rng = torch.Generator().manual_seed(1)
-    return [[torch.randn(weight.shape, generator=rng) for weight in like] for _ in range(steps)]
+    return [[torch.randn(4, 3, 5, 5, generator=rng), torch.randn(4, generator=rng)] for _ in range(steps)]
+
+
+def learner(net: nn.Module, **changes: object) -> Learner:
+    block = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "schedule": "cosine", **changes}
+    return Learner(net, build(Optimizer, block, "optimizer"), 5)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.05])
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_it_is_the_optimiser_of_that_name_in_torch(recipe, weights, name, decay):
-    twins = [nn.Parameter(weight.detach().clone()) for weight in weights]
-    ours = Optimiser(recipe(optimiser=name, momentum=0.8, weight_decay=decay), weights)
+def test_it_is_the_optimiser_of_that_name_in_torch(name, decay):
+    net, twin = Weights(), Weights()
+    ours = learner(net, name=name, momentum=0.8, weight_decay=decay)
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     own = {"momentum": 0.8} if name == "sgd" else {"betas": (0.8, 0.999), "eps": 1e-8}
-    theirs = kind(twins, lr=0.1, weight_decay=decay, foreach=False, **own)
-    for number, drawn in enumerate(gradients(weights, 5)):
-        rate = 0.1 / (number + 1)
-        for group in (weights, twins):
-            for weight, gradient in zip(group, drawn, strict=True):
-                weight.grad = gradient.clone()
-        ours.step(rate)
-        theirs.param_groups[0]["lr"] = rate
+    theirs = kind(twin.parameters(), lr=0.1, weight_decay=decay, foreach=False, **own)
+    for number, drawn in enumerate(gradients(5)):
+        ours.step(net.loss(drawn), number)
+        theirs.param_groups[0]["lr"] = ours.rate(number)
+        theirs.zero_grad()
+        twin.loss(drawn).backward()
         theirs.step()
-        for mine, other in zip(weights, twins, strict=True):
+        for mine, other in zip(net.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_a_step_leaves_no_gradient_and_touches_nothing_without_one(recipe, weights, name):
-    optimiser = Optimiser(recipe(optimiser=name), weights)
-    before = [weight.detach().clone() for weight in weights]
-    weights[0].grad = torch.ones_like(weights[0])
-    optimiser.step(0.1)
-    assert weights[0].grad is None
-    assert not torch.equal(weights[0], before[0])
-    assert torch.equal(weights[1], before[1])
+def test_a_step_leaves_no_gradient_and_touches_nothing_without_one(name):
+    net = Weights()
+    before = [weight.detach().clone() for weight in net.parameters()]
+    learner(net, name=name).step(net.kernel.sum(), 0)
+    assert net.kernel.grad is None
+    assert not torch.equal(net.kernel, before[0])
+    assert torch.equal(net.bias, before[1])
 
 
-def test_frozen_parameters_are_no_business_of_it(recipe, weights):
-    weights[1].requires_grad_(False)
-    assert Optimiser(recipe(), weights).parameters == [weights[0]]
+def test_gradients_reach_no_other_network():
+    net, other = nn.Linear(3, 2), nn.Linear(2, 2)
+    before = [weight.detach().clone() for weight in other.parameters()]
+    learner(net).step(other(net(torch.ones(4, 3))).square().mean(), 0)
+    assert all(weight.grad is None for weight in other.parameters())
+    assert all(torch.equal(weight, old) for weight, old in zip(other.parameters(), before, strict=True))
+
+
+def test_parameters_that_want_no_gradient_are_left_alone():
+    net = Weights()
+    net.bias.requires_grad_(False)
+    assert learner(net).parameters == [net.kernel]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_loaded_state_goes_on_bit_for_bit_whatever_its_layout(recipe, weights, name):
-    twins = [nn.Parameter(weight.detach().clone()) for weight in weights]
-    whole = Optimiser(recipe(optimiser=name), weights)
-    parts = Optimiser(recipe(optimiser=name), twins)
-    for number, drawn in enumerate(gradients(weights, 4)):
-        for group in (weights, twins):
-            for weight, gradient in zip(group, drawn, strict=True):
-                weight.grad = gradient.clone()
-        whole.step(0.1)
-        parts.step(0.1)
+def test_loaded_state_goes_on_bit_for_bit_whatever_its_layout(name):
+    net, twin = Weights(), Weights()
+    whole, parts = learner(net, name=name), learner(twin, name=name)
+    for number, drawn in enumerate(gradients(4)):
+        whole.step(net.loss(drawn), number)
+        parts.step(twin.loss(drawn), number)
         if number == 1:
             state = parts.state()
-            state["moments"] = [[value.clone(memory_format=torch.contiguous_format) for value in moment]
-                                for moment in state["moments"]]  # fmt: skip
-            parts = Optimiser(recipe(optimiser=name), twins)
+            state["moments"] = [
+                [value.clone(memory_format=torch.contiguous_format) for value in moment] for moment in state["moments"]
+            ]
+            twin = Weights()
+            parts = learner(twin, name=name)
             parts.load(state)
-    assert all(torch.equal(mine, other) for mine, other in zip(weights, twins, strict=True))
+    assert all(torch.equal(mine, other) for mine, other in zip(net.parameters(), twin.parameters(), strict=True))
 
 
 def test_training_does_not_pay_for_the_compiler():
-    """Importing it takes seconds of each process, and torch.optim would."""
+    """Importing it takes seconds of each process, and the constructors of torch.optim would."""
     script = """
 import sys, torch
 from torch import nn
 from pipeline.core.device import Compute
 from pipeline.core.params import build
-from pipeline.augment import Augment
-from pipeline.training import Pool, Recipe, fit
-views = dict(crop=1, flip=True, rotate=5.0, translate=0.1, scale=[1, 1], shear=0.0, cutout=1, fill="zeros")
-recipe = build(Recipe, dict(batch=2, epochs=1, steps_per_epoch=1, optimiser="adam", learning_rate=0.1, momentum=0.9,
-    weight_decay=0.1, schedule="cosine", milestones=[], decay=0.1, warmup_epochs=0, clip_norm=1.0, augment=views,
-    mixup=0.5), "recipe")
+from pipeline.optimise.network import Pool, Recipe, fit
+optimizer = dict(name="adam", learning_rate=0.1, momentum=0.9, weight_decay=0.1, schedule="cosine", clip_norm=1.0)
+augment = dict(crop=1, flip=True, rotate=5.0, translate=0.1, cutout=1, fill="zeros")
+recipe = build(Recipe, dict(batch=2, epochs=1, steps_per_epoch=1, optimizer=optimizer, augment=augment, mixup=0.5), "")
 compute = Compute(device="cpu", precision="float32", channels_last=True, compile="never")
 net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 2))
 pool = Pool(torch.zeros(3, 1, 8, 8), {}, torch.device("cpu"))
-fit(net, pool, lambda logits, view: {"loss": logits.square().mean()}, recipe, compute, 0, None)
+fit(net, pool, lambda logits, batch: {"loss": logits.square().mean()}, recipe, compute, 0, None)
 print("torch._dynamo" in sys.modules)
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)

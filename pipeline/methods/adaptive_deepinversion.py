@@ -1,7 +1,7 @@
 """Adaptive DeepInversion: DeepInversion that competes with a proxy student, Yin et al. (CVPR 2020), section 3.3."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -9,7 +9,6 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from .. import nets
-from ..core.checkpoint import Checkpoint
 from ..core.files import crash_point
 from ..core.images import to_uint8
 from ..core.params import Block
@@ -81,6 +80,7 @@ class Method(deepinversion.Method):
         rounds.proxies += state["proxies"]
         while len(rounds.proxies) < self.rounds:
             rounds.train(len(rounds.proxies))
+            run.checkpoint.save({"proxies": rounds.proxies})
         for part in run.checkpoint.path.parent.glob(f"{run.checkpoint.path.stem}-round*"):
             part.unlink(missing_ok=True)
         return rounds
@@ -91,8 +91,8 @@ class _Rounds:
 
     def __init__(self, method: Method, run: Run, seed: int) -> None:
         self.method, self.run, self.seed = method, run, seed
-        info, rng = run.teacher.info, stream(seed, "proxy/weights")
-        self.bare = nets.build(method.proxy.arch, len(info.classes), info.channels, info.size, rng=rng)
+        card, rng = run.teacher.card, stream(seed, "proxy/weights")
+        self.bare = nets.build(method.proxy.arch, len(card.classes), card.channels, card.size, rng=rng)
         self.proxy = nn.Sequential(run.teacher.normalise, self.bare)
         run.compute.place(self.proxy)
         self.proxies: list[Mapping[str, Tensor]] = []  # what each round left of the proxy's weights
@@ -131,42 +131,20 @@ class _Rounds:
 
     def train(self, number: int) -> None:
         """Make the round's images, train the proxy on all images so far, keep its weights."""
-        params, net = self.method.proxy, self.bare
+        run, params, net = self.run, self.method.proxy, self.bare
         images = torch.cat([self._images(earlier) for earlier in range(number + 1)])
         if number:
             self.load(self.proxies[-1])
         net.requires_grad_(requires_grad=True)
         seed = int(torch.randint(2**31, (), generator=stream(self.seed, "proxy/round", number)))
-        info = self.run.teacher.info
-        shape, rng = (info.channels, info.size, info.size), stream(seed, "proxy/connectors")
-        loss = Loss(params.loss, params.terms, net, self.run.teacher.net, shape, rng)
-        pool = Pool(images, {}, self.run.compute.torch_device())
-
-        def objective(logits: Tensor, batch: Minibatch) -> dict[str, Tensor]:
-            def draws() -> torch.Generator:
-                return stream(seed, "proxy/interpolation", batch.step)
-
-            label = self._ask(batch.images)
-            return loss(Seen(batch.images, logits, label, forward=self.proxy, ask=self._ask, rng=draws))
-
-        with loss.hooks():
-            fit(
-                self.proxy, pool, objective, params, self.run.compute, seed, self._part(f"round{number}"),
-                what=f"training the proxy {params.arch}", beside=loss,
-            )  # fmt: skip
+        objective = _Objective(params, self.proxy, run, seed)
+        pool = Pool(images, {}, run.compute.torch_device())
+        state, what = run.checkpoint.part(f"round{number}"), f"training the proxy {params.arch}"
+        with objective.loss.hooks():
+            fit(self.proxy, pool, objective, params, run.compute, seed, state, what=what)
         self.proxies.append({name: value.detach().cpu().clone() for name, value in net.state_dict().items()})
         self.load(self.proxies[-1])
         crash_point("proxy:round")
-        self.save()
-
-    def save(self) -> None:
-        """Keep the proxies so far, and the time that it took to come here."""
-        self.run.checkpoint.save({"proxies": self.proxies})
-
-    def _ask(self, images: Tensor) -> Tensor:
-        """The teacher's logits, without a way back."""
-        with torch.no_grad():
-            return self.run.teacher(images)
 
     def _images(self, number: int) -> Tensor:
         """The images of one round, uint8, made in pieces that are kept on disk."""
@@ -178,7 +156,7 @@ class _Rounds:
         ])  # fmt: skip
 
     def _piece(self, number: int, piece: int, count: int) -> Tensor:
-        kept = self._part(f"round{number}-{piece}")
+        kept = self.run.checkpoint.part(f"round{number}-{piece}")
         state = kept.load()
         if state is None:
             rng = stream(self.seed, f"proxy/images/{number}", piece)
@@ -187,18 +165,27 @@ class _Rounds:
             crash_point("proxy:images")
         return state["images"]
 
-    def _part(self, name: str) -> Checkpoint:
-        path = self.run.checkpoint.path
-        return _Part(path.with_name(f"{path.stem}-{name}{path.suffix}"), self)
 
+class _Objective(nn.Module):
+    """What the proxy minimises. Its parameters are those of the terms, and learn along."""
 
-class _Part(Checkpoint):
-    """A file beside the fit's own, which is saved again with each part so that it counts the time of killed runs."""
+    def __init__(self, params: Proxy, proxy: nn.Sequential, run: Run, seed: int) -> None:
+        super().__init__()
+        card, rng = run.teacher.card, stream(seed, "proxy/connectors")
+        shape = (card.channels, card.size, card.size)
+        self.loss = Loss(params.loss, params.terms, proxy[1], run.teacher.net, shape, rng)
+        # In a tuple, so that the networks are no part of this module.
+        self._nets, self._seed = (proxy, run.teacher), seed
 
-    def __init__(self, path: Any, rounds: _Rounds) -> None:
-        super().__init__(path)
-        self._rounds = rounds
+    def forward(self, logits: Tensor, batch: Minibatch) -> dict[str, Tensor]:
+        """The loss, and where there are terms each summand."""
 
-    def save(self, state: dict[str, Any]) -> None:
-        super().save(state)
-        self._rounds.save()
+        def draws() -> torch.Generator:
+            return stream(self._seed, "proxy/interpolation", batch.step)
+
+        target = self._ask(batch.images)
+        return self.loss(Seen(batch.images, logits, target, forward=self._nets[0], ask=self._ask, rng=draws))
+
+    def _ask(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._nets[1](images)

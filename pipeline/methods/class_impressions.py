@@ -6,12 +6,12 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 
+from ..classifier import Teacher
 from ..core.device import Compute
 from ..losses.logits import negative_logit
 from ..optimise.augment import Augment, augment
 from ..optimise.pixels import Adam, Bound, Init, balanced, descend, one_hot, quick
 from ..optimise.source import BaseMethod, Batch, Run, Source
-from ..teacher.model import Teacher
 
 __all__ = ["Method"]
 
@@ -53,18 +53,18 @@ class Method(BaseMethod):
 class _Impressions:
     def __init__(self, method: Method, teacher: Teacher, compute: Compute) -> None:
         self.method, self.teacher, self.compute = method, teacher, compute
-        shape = (method.batch, teacher.info.channels, teacher.info.size, teacher.info.size)
+        shape = (method.batch, teacher.card.channels, teacher.card.size, teacher.card.size)
         self._losses = quick(self._loss, teacher, shape, method.steps, compute)
 
     def draw(self, count: int, rng: torch.Generator) -> Batch:
-        method, info = self.method, self.teacher.info
-        labels = balanced(count, len(info.classes), rng)
+        method, card = self.method, self.teacher.card
+        labels = balanced(count, len(card.classes), rng)
         low, high = method.confidence
         wanted = low + (high - low) * torch.rand(count, generator=rng)
-        start = method.init.draw((count, info.channels, info.size, info.size), rng)
+        start = method.init.draw((count, card.channels, card.size, card.size), rng)
         chunks = zip(*(each.split(method.batch) for each in (start, labels, wanted)), strict=True)
         images = [self._optimise(*chunk, rng) for chunk in chunks]
-        return Batch(torch.cat(images), one_hot(labels, len(info.classes)))
+        return Batch(torch.cat(images), one_hot(labels, len(card.classes)))
 
     def _optimise(self, images: Tensor, labels: Tensor, wanted: Tensor, rng: torch.Generator) -> Tensor:
         method, device = self.method, self.compute.torch_device()

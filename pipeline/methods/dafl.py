@@ -8,11 +8,11 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
+from ..classifier import Teacher
 from ..core.errors import TeacherError
 from ..losses.dafl import activation, information_entropy, one_hot_loss
 from ..optimise.adversarial import GeneratorMethod, Outputs, Step
 from ..optimise.source import Run
-from ..teacher.model import Teacher
 
 __all__ = ["Method"]
 
@@ -89,5 +89,5 @@ def _layer(teacher: Teacher, name: str, key: str) -> nn.Module:
     except AttributeError as error:
         there = ", ".join(child for child, _ in teacher.net.named_children())
         raise TeacherError(
-            f"{key}.features: {name!r}: {teacher.info.arch} has no such layer; at its top level it has {there}"
+            f"{key}.features: {name!r}: {teacher.card.arch} has no such layer; at its top level it has {there}"
         ) from error

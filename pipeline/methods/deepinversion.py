@@ -127,25 +127,25 @@ class Inversion:
             ParamsError: an image that is pooled is too small for a network.
         """
         self._method, self._teacher, self._compute, self._rival = method, run.teacher, run.compute, rival
-        info = run.teacher.info
+        card = run.teacher.card
         self._statistics = BatchNormStatistics(run.teacher.net, method.group, method.first_layer)
         if not self._statistics.layers:
-            raise TeacherError(needing_batch_norm(f"teacher {info.arch}"))
+            raise TeacherError(needing_batch_norm(f"teacher {card.arch}"))
         _require_large_enough(method, run, run.teacher.net if rival is None else rival.net)
-        shape = (method.group * method.groups, info.channels, info.size, info.size)
+        shape = (method.group * method.groups, card.channels, card.size, card.size)
         steps = max(phase.steps for phase in method.phases)
         self._losses = quick(self._loss, run.teacher, shape, steps, run.compute)
 
     def draw(self, count: int, rng: torch.Generator) -> Batch:
         """As in `Source`."""
-        info = self._teacher.info
-        labels = self._labels(count, len(info.classes), rng)
-        start = self._method.init.draw((count, info.channels, info.size, info.size), rng)
+        card = self._teacher.card
+        labels = self._labels(count, len(card.classes), rng)
+        start = self._method.init.draw((count, card.channels, card.size, card.size), rng)
         images = [
             self._optimise(start[part.images], labels[part.images], part.group, rng)
             for part in batches_of_groups(count, self._method.group, self._method.groups)
         ]
-        return Batch(torch.cat(images).cpu(), one_hot(labels, len(info.classes)))
+        return Batch(torch.cat(images).cpu(), one_hot(labels, len(card.classes)))
 
     def _labels(self, count: int, classes: int, rng: torch.Generator) -> Tensor:
         if self._method.labels == "random":
@@ -196,12 +196,12 @@ class Inversion:
 
 def _require_large_enough(method: Method, run: Run, net: nn.Module) -> None:
     """Show the network a blank image of each phase's size."""
-    info = run.teacher.info
+    card = run.teacher.card
     for place, phase in enumerate(method.phases):
-        side = info.size // phase.pool
+        side = card.size // phase.pool
         try:
             if phase.pool > 1:
-                probe(net, torch.zeros(1, info.channels, side, side, device=run.compute.torch_device()))
+                probe(net, torch.zeros(1, card.channels, side, side, device=run.compute.torch_device()))
         except RuntimeError as error:
             raise ParamsError(
                 f"{method.key}.phases.{place}.pool: {phase.pool}: leaves images of {side} pixels, too small for "

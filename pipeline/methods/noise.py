@@ -5,8 +5,8 @@ from typing import Literal
 
 import torch
 
+from ..classifier import TeacherCard
 from ..optimise.source import BaseMethod, Batch, Run, Source
-from ..teacher.model import TeacherInfo
 
 __all__ = ["Method"]
 
@@ -21,17 +21,17 @@ class Method(BaseMethod):
 
     def fit(self, run: Run) -> Source:
         """Nothing to fit."""
-        return _Noise(self.distribution, run.teacher.info)
+        return _Noise(self.distribution, run.teacher.card)
 
 
 @dataclass(frozen=True)
 class _Noise:
     distribution: Literal["uniform", "normal"]
-    info: TeacherInfo
+    card: TeacherCard
 
     def draw(self, count: int, rng: torch.Generator) -> Batch:
-        shape = (count, self.info.channels, self.info.size, self.info.size)
+        shape = (count, self.card.channels, self.card.size, self.card.size)
         if self.distribution == "uniform":
             return Batch(torch.rand(shape, generator=rng), None)
-        mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (self.info.mean, self.info.std))
+        mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (self.card.mean, self.card.std))
         return Batch((torch.randn(shape, generator=rng) * std + mean).clamp(0, 1), None)

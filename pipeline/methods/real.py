@@ -35,12 +35,12 @@ class Method(BaseMethod):
             raise DataError(
                 "methods.real needs real images, but data.source is none; take `real` out of matrix.methods"
             )
-        info = run.teacher.info
-        expected, found = (info.channels, info.size, info.size), tuple(train.images.shape[1:])
-        if found != expected or len(train.classes) != len(info.classes):
+        card = run.teacher.card
+        expected, found = (card.channels, card.size, card.size), tuple(train.images.shape[1:])
+        if found != expected or len(train.classes) != len(card.classes):
             raise DataError(
                 f"data: {found} images of {len(train.classes)} classes, but the teacher takes {expected} images of "
-                f"{len(info.classes)}; set data.size and data.channels as the teacher needs"
+                f"{len(card.classes)}; set data.size and data.channels as the teacher needs"
             )
         return _Stock(train, torch.randperm(len(train.images), generator=run.rng))
 

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..classifier import Teacher
 from ..core.device import Compute
 from ..core.rng import numpy_stream
 from ..losses.images import total_variation
@@ -15,7 +16,6 @@ from ..losses.logits import softened_cross_entropy
 from ..optimise.augment import Augment, augment
 from ..optimise.pixels import Adam, Bound, Init, balanced, descend, quick
 from ..optimise.source import BaseMethod, Batch, Needs, Run, Source
-from ..teacher.model import Teacher
 
 __all__ = ["Method", "class_similarity"]
 
@@ -103,15 +103,15 @@ class _Impressions:
     def __init__(self, method: Method, teacher: Teacher, alphas: Tensor, compute: Compute) -> None:
         self.method, self.teacher, self.compute = method, teacher, compute
         self.alphas = alphas  # [betas, K, K]
-        shape = (method.batch, teacher.info.channels, teacher.info.size, teacher.info.size)
+        shape = (method.batch, teacher.card.channels, teacher.card.size, teacher.card.size)
         self._losses = quick(self._loss, teacher, shape, method.steps, compute)
 
     def draw(self, count: int, rng: torch.Generator) -> Batch:
-        method, info = self.method, self.teacher.info
+        method, card = self.method, self.teacher.card
         betas, classes = self.alphas.shape[:2]
         groups = balanced(count, betas * classes, rng)
         targets = dirichlet_targets(self.alphas[groups // classes, groups % classes], rng)
-        start = method.init.draw((count, info.channels, info.size, info.size), rng)
+        start = method.init.draw((count, card.channels, card.size, card.size), rng)
         chunks = zip(start.split(method.batch), targets.split(method.batch), strict=True)
         return Batch(torch.cat([self._optimise(images, wanted, rng) for images, wanted in chunks]), targets)
 

@@ -149,11 +149,11 @@ class ProxyStudent:
             ParamsError: the architecture, or a named block, does not exist or does not fit.
             TeacherError: a network has no block of a name that is given.
         """
-        teacher, info = run.teacher, run.teacher.info
+        teacher, card = run.teacher, run.teacher.card
         self.arch, self._teacher, self._seed = params.arch, teacher, seed
         rng = stream(seed, "proxy/weights")
-        self.bare = nets.build(params.arch, len(info.classes), info.channels, info.size, rng=rng)
-        shape, rng = (info.channels, info.size, info.size), stream(seed, "proxy/connectors")
+        self.bare = nets.build(params.arch, len(card.classes), card.channels, card.size, rng=rng)
+        shape, rng = (card.channels, card.size, card.size), stream(seed, "proxy/connectors")
         self.loss = Loss(params.loss, params.terms, self.bare, teacher.net, shape, rng)
         for part in (self.bare, self.loss):  # not the normalisation, which is the teacher's
             run.compute.place(part.train())
@@ -186,10 +186,10 @@ class Step(ABC):
 
     def __init__(self, method: GeneratorMethod, run: Run, seed: int) -> None:
         """Make the generator, and where there is one the proxy: `proxy` is for the method's step to set."""
-        info = run.teacher.info
+        card = run.teacher.card
         self.teacher, self.compute, self.seed = run.teacher, run.compute, seed
         self._params = method
-        net = build_generator(method.generator, info.mean, info.std, info.size, stream(seed, "generator/weights"))
+        net = build_generator(method.generator, card.mean, card.std, card.size, stream(seed, "generator/weights"))
         run.compute.place(net)
         self.generator = Learner(net, method.optimizer, method.steps)
         self.proxy: ProxyStudent | None = None
@@ -229,7 +229,7 @@ class Step(ABC):
 
 def _train(params: GeneratorMethod, step: Step, run: Run, seed: int) -> Snapshots:
     """Train to the end, or go on where a killed run stopped, with the same result on the same machine."""
-    name, classes = params.key.removeprefix("methods."), len(run.teacher.info.classes)
+    name, classes = params.key.removeprefix("methods."), len(run.teacher.card.classes)
     states = _States(params, step, run.checkpoint)
     history = states.resume()
     lines = max(1, params.epochs // _LINES)
@@ -292,5 +292,4 @@ class _States:
         return found
 
     def _snapshot(self, epoch: int) -> Checkpoint:
-        path = self.checkpoint.path
-        return Checkpoint(path.with_name(f"{path.stem}-generator-{epoch:04d}{path.suffix}"))
+        return self.checkpoint.part(f"generator-{epoch:04d}")

@@ -34,7 +34,9 @@ def renamed(block: dict[str, Any]) -> dict[str, Any]:
     if "updates" in block:
         block["optimizer"] = _optimizer(block.pop("updates"))
     if isinstance(block.get("generator"), dict) and "noise" in block["generator"]:
-        block["generator"] = {"latent_dim" if key == "noise" else key: value for key, value in block["generator"].items()}
+        block["generator"] = {
+            "latent_dim" if key == "noise" else key: value for key, value in block["generator"].items()
+        }
     if "one_hot" in block:
         block.setdefault("features", "head")
     return _proxy(block)

@@ -7,12 +7,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..classifier import Teacher
 from ..core.device import Compute
-from ..core.files import canonical_json
+from ..core.files import canonical_json, csv_bytes
 from ..core.images import from_uint8, to_uint8
-from ..core.table import csv_bytes
 from ..nets.generators import Generator, GeneratorCard
-from ..teacher.model import Teacher
 from .health import Epoch
 from .pixels import balanced
 from .source import Attachment, Batch
@@ -60,8 +59,8 @@ class Snapshots:
         """As in `Source`: each state makes an equal share of every shard; what does not divide, random ones make."""
         turns = balanced(count, len(self._states), rng)
         turns = turns[torch.randperm(count, generator=rng)]
-        info = self._teacher.info
-        images = torch.empty(count, info.channels, info.size, info.size)
+        card = self._teacher.card
+        images = torch.empty(count, card.channels, card.size, card.size)
         for turn in range(len(self._states)):
             places = (turns == turn).nonzero().flatten()
             images[places] = self._images(turn, len(places), rng)
@@ -69,9 +68,9 @@ class Snapshots:
 
     def attachments(self) -> list[Attachment]:
         """The generators, the proxy if there is one, the history."""
-        info, params = self._teacher.info, self._net.params.model_dump(mode="json")
+        card, params = self._teacher.card, self._net.params.model_dump(mode="json")
         bn_mode = "train" if self._net.training else "eval"
-        card = GeneratorCard(generator=self._net.params, mean=info.mean, std=info.std, size=info.size, bn_mode=bn_mode)
+        card = GeneratorCard(generator=self._net.params, mean=card.mean, std=card.std, size=card.size, bn_mode=bn_mode)
         found = [
             Attachment(
                 f"generator-{epoch:04d}.safetensors",

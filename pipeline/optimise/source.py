@@ -10,12 +10,12 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from .. import nets
+from ..classifier import Teacher
 from ..core.checkpoint import Checkpoint
 from ..core.device import Compute
 from ..core.errors import ParamsError, PipelineError
 from ..core.params import Block
 from ..losses import Logits
-from ..teacher.model import Teacher
 from .oldkeys import renamed  # shim
 
 __all__ = [
@@ -153,8 +153,8 @@ class BaseMethod(Block):
         Raises:
             ParamsError: a line for each problem.
         """
-        info = run.teacher.info
-        problems = self.check(info.channels, info.size, len(info.classes))
+        card = run.teacher.card
+        problems = self.check(card.channels, card.size, len(card.classes))
         if problems:
             raise ParamsError("\n".join(problems))
 

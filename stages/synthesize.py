@@ -10,7 +10,7 @@ from pipeline.core.device import Compute
 from pipeline.core.errors import run_or_exit
 from pipeline.core.params import build
 from pipeline.core.rng import generator
-from pipeline.methods import Fitted, Method
+from pipeline.methods import Fitted, Method, Run
 from pipeline.shards.attachments import Attachments
 from pipeline.shards.executor import choose
 from pipeline.shards.plan import plan, select
@@ -51,7 +51,7 @@ def open_workshop(
     """
     teacher = Teacher.load(folder, trust)
     compute.place(teacher)
-    source = method.fit(teacher, generator(seed, f"{name}/fit"), Checkpoint(checkpoint), compute)
+    source = method.fit(Run(teacher, generator(seed, f"{name}/fit"), Checkpoint(checkpoint), compute))
     if isinstance(source, Fitted) and attachments.entries() is None:
         attachments.store(source.attachments(), name)
     return Workshop(source, teacher)

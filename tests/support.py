@@ -1,10 +1,154 @@
 """What many tests need: a small machine, small networks, small blocks."""
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from pipeline import methods, nets
+from pipeline.classifier import Classifier, Teacher, TeacherCard
+from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
-
-__all__ = ["CPU", "ROOT"]
+from pipeline.core.params import build
+from pipeline.core.rng import stream
+from pipeline.optimise.adversarial import GeneratorMethod, Outputs, Step
+from pipeline.optimise.source import Batch, Run, draw
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
+
+
+# Synthesis: small teachers, a generator method in few lines, and small blocks of the real ones.
+
+OPTIMIZER: dict[str, Any] = {"name": "adam", "learning_rate": 0.01, "momentum": 0.9, "schedule": "cosine"}
+GENERATOR: dict[str, Any] = {
+    "generator": {"latent_dim": 6, "widths": [6, 4], "epsilon": 1e-5, "tanh": True, "affine": False},
+    "augment": None, "clamp": False, "optimizer": OPTIMIZER, "batch": 8, "epochs": 3, "iterations": 2,
+    "snapshots": {"states": 2, "since": 0.0}, "bn_mode": "eval",
+}  # fmt: skip
+_PROXY: dict[str, Any] = {"arch": "resnet8", "optimizer": OPTIMIZER}
+GENERATORS: dict[str, dict[str, Any]] = {
+    "dafl": {"one_hot": 1.0, "activation": 0.1, "entropy": 5.0, "features": "head"},
+    "zskt": {"proxy": {**_PROXY, "loss": {"kl": {"temperature": 1.0}}}, "student_steps": 2, "fresh": False},
+    "dfad": {"proxy": {**_PROXY, "loss": {"l1": {}}}, "student_steps": 2, "terms_reach_generator": False},
+}
+ATTENTION: dict[str, Any] = {"weight": 2500.0, "blocks": [["layer1", "layer1"], ["layer3", "layer3"]]}
+BOUNDARY: dict[str, Any] = {"weight": 0.7, "margin": 0.5, "blocks": [["layer2", "layer1"], ["layer3", "layer3"]]}
+
+
+def teacher_card(classes: int = 10, size: int = 8, **changes: Any) -> TeacherCard:
+    fields: dict[str, Any] = {
+        "arch": "none", "classes": tuple(f"c{k}" for k in range(classes)), "channels": 1, "size": size, "mean": (0.4,),
+        "std": (0.3,), "batch_norm": True, "sha256": "", "accuracy": None, "source": "random weights",
+    }  # fmt: skip
+    return TeacherCard(**{**fields, **changes})
+
+
+def frozen(net: nn.Module, **card: Any) -> Teacher:
+    """A teacher around any network."""
+    return Classifier(net, teacher_card(**card)).freeze()
+
+
+def calibrated_teacher(arch: str = "resnet8", size: int = 8) -> Teacher:
+    """Of ten classes, with random weights and statistics that fit them, each class about as often as any other."""
+    net = nets.build(arch, 10, 1, size, rng=stream(7, "teacher"))
+    images = torch.randn(64, 1, size, size, generator=stream(7, "images"))
+    for _ in range(20):
+        net(images)
+    head = nets.final_linear(net)
+    with torch.no_grad():
+        logits = net.eval()(images)
+        head.weight.div_(logits.std(0)[:, None] / 2)
+        head.bias.sub_(logits.mean(0)).div_(logits.std(0) / 2)
+    return frozen(net, arch=arch, size=size)
+
+
+def a_run(teacher: Teacher, folder: Path = Path("unused"), seed: int = 0, compute: Compute = CPU) -> Run:
+    return Run(teacher, stream(seed, "fit"), Checkpoint(folder / "fit.safetensors"), compute)
+
+
+class Toy(GeneratorMethod):
+    """A generator that learns to make grey."""
+
+    def start(self, run: Run, seed: int) -> "ToyStep":
+        return ToyStep(self, run, seed)
+
+
+class ToyStep(Step):
+    # Tests change what is seen in an iteration, or pull the plug in the middle of one.
+    seen: Callable[[int, Outputs], Outputs] = staticmethod(lambda number, outputs: outputs)
+
+    def __call__(self, number: int) -> Outputs:
+        (latents,) = self.latents(number, 1)
+        raw, images = self.images(latents)
+        loss = (images - 0.5).square().mean()
+        luck = torch.rand(())  # as a layer with dropout would draw it
+        self.generator.step(loss * (1 + luck), number)
+        return self.seen(number, Outputs({"loss": loss, "luck": luck}, raw, self.teacher(images), None))
+
+
+def toy(states: int = 1, since: float = 0.0, **changes: Any) -> Toy:
+    shape = {"latent_dim": 5, "widths": [4, 3], "epsilon": 1e-5, "tanh": True, "affine": True}
+    block: dict[str, Any] = {
+        "generator": shape, "augment": None, "clamp": False, "optimizer": {**OPTIMIZER, "schedule": "constant"},
+        "batch": 6, "epochs": 4, "iterations": 3, "snapshots": {"states": states, "since": since}, "bn_mode": "eval",
+    }  # fmt: skip
+    return build(Toy, {**block, **changes}, "methods.support")
+
+
+def generator_method(name: str, proxy: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """A small block of a generator method; `proxy` changes keys of its proxy."""
+    block = {**GENERATOR, **GENERATORS[name], **changes}
+    if proxy is not None:
+        block["proxy"] = {**block["proxy"], **proxy}
+    return build(methods.load(name), block, f"methods.{name}")
+
+
+def fit_generator(name: str, folder: Path, seed: int = 0, compute: Compute = CPU, **changes: Any) -> Any:
+    folder.mkdir(exist_ok=True)
+    return generator_method(name, **changes).fit(a_run(calibrated_teacher(), folder, seed, compute))
+
+
+def fit_with_fault(name: str, folder: Path, fault: str) -> None:
+    """`fit_generator` in a process of its own, which ends at a crash point."""
+    torch.set_num_threads(1)
+    os.environ["PHOTOGRAM_FAULT"] = fault
+    fit_generator(name, folder)
+
+
+@contextmanager
+def stepping(name: str, seed: int = 0, compute: Compute = CPU, **changes: Any) -> Iterator[Any]:
+    """A generator method's step with networks that nobody has trained yet."""
+    step = generator_method(name, **changes).start(a_run(calibrated_teacher(), compute=compute), seed)
+    with step.hooks():
+        yield step
+
+
+def drawn(source: Any, count: int, number: int = 0, seed: int = 0) -> Batch:
+    return draw(source, count, stream(seed, "t", number), number)
+
+
+@contextmanager
+def inputs_of(net: nn.Module) -> Iterator[list[Tensor]]:
+    """What a network is given, pass by pass."""
+    seen: list[Tensor] = []
+    hook = net.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    yield seen
+    hook.remove()
+
+
+@contextmanager
+def outputs_of(net: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
+    """What blocks put out, seen without the code under test."""
+    found: dict[str, Tensor] = {}
+    hooks = [
+        net.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: found.update({name: out.clone()}))
+        for name in names
+    ]
+    yield found
+    for hook in hooks:
+        hook.remove()

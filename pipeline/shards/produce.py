@@ -14,6 +14,7 @@ from pipeline.core.errors import MethodError, ParamsError, TeacherError
 from pipeline.core.files import crash_point, sha256_bytes
 from pipeline.core.images import from_uint8, to_uint8
 from pipeline.core.progress import track
+from pipeline.optimise.source import draw
 from pipeline.core.rng import generator
 from pipeline.shards.encode import encode_shard
 from pipeline.shards.executor import Executor, Serial
@@ -106,18 +107,19 @@ def make_shard(workshop: Workshop, plan: ShardPlan, maker: ShardMaker) -> MadeSh
     if maker.encoding == "png" and channels not in _PNG_CHANNELS:
         raise ParamsError(f"shards.encoding: 'png': a picture of {channels} channels does not fit; use npy")
     rng = generator(maker.seed, f"{maker.method}/{plan.split}", plan.index)
-    batch = workshop.source.draw(plan.samples, rng, plan.number)
+    batch = draw(workshop.source, plan.samples, rng, plan.number)
     _check(batch, plan, maker.method, workshop.teacher)
     crash_point("shard:drawn")
 
     images = quantise(batch.images, maker.encoding)
     logits = label(workshop.teacher, images)
-    targets = batch.targets.detach().float().cpu()
-    cls = targets.argmax(dim=1)
+    # What was steered nowhere is filed under the teacher's own first choice.
+    targets = None if batch.targets is None else batch.targets.detach().float().cpu()
+    cls = (logits if targets is None else targets).argmax(dim=1)
     stored_targets = targets if maker.soft_targets else None
     content = encode_shard(images, logits, stored_targets, cls, maker.encoding, plan.split, plan.index)
 
-    histogram = torch.bincount(cls, minlength=targets.shape[1])
+    histogram = torch.bincount(cls, minlength=logits.shape[1])
     record = ShardRecord(
         name=plan.name,
         samples=plan.samples,
@@ -164,12 +166,15 @@ def _check(batch: "Batch", plan: ShardPlan, method: str, teacher: Teacher) -> No
     where = f"methods.{method}: shard {plan.name}"
     info = teacher.info
     _shape(where, "images", images, (plan.samples, info.channels, info.size, info.size))
-    _shape(where, "targets", targets, (plan.samples, len(info.classes)))
+    if targets is not None:
+        _shape(where, "targets", targets, (plan.samples, len(info.classes)))
     for what, values in (("images", images), ("targets", targets)):
-        if not bool(torch.isfinite(values).all()):
+        if values is not None and not bool(torch.isfinite(values).all()):
             raise MethodError(f"{where}: {what} hold values that are not finite; try a smaller learning rate")
     if float(images.min()) < 0 or float(images.max()) > 1:
         raise MethodError(f"{where}: images range over [{images.min():.4g}, {images.max():.4g}], expected [0, 1]")
+    if targets is None:
+        return
     if float(targets.min()) < 0 or bool(((targets.double().sum(dim=1) - 1).abs() > _SUM_TOLERANCE).any()):
         raise MethodError(f"{where}: targets are no distributions: expected rows of numbers >= 0 that sum to 1")
 

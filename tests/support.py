@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -152,3 +152,37 @@ def outputs_of(net: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
     yield found
     for hook in hooks:
         hook.remove()
+
+
+class Asked(NamedTuple):
+    name: str  # generator, proxy
+    loss: Tensor  # with its graph
+    number: int
+
+
+def asked(step: Any) -> list[Asked]:
+    """What a step asks its networks to learn, from now on; they do not learn it."""
+    steps: list[Asked] = []
+
+    def keep(name: str) -> Any:
+        return lambda loss, number: steps.append(Asked(name, loss, number))
+
+    for name, learner in step.learners.items():
+        learner.step = keep(name)
+    return steps
+
+
+def contents(source: Any) -> tuple[Any, ...]:
+    """Everything that a generator's fit is for: its files, and what is drawn from it."""
+    return (
+        *((name, dict(facts), content) for name, _, facts, content in source.attachments()),
+        *(drawn(source, 10, number, seed=3).images.numpy().tobytes() for number in range(2)),
+    )
+
+
+def weights(net: nn.Module) -> list[Tensor]:
+    return [value.detach().clone() for value in net.parameters()]
+
+
+def unchanged(net: nn.Module, before: list[Tensor]) -> bool:
+    return all(torch.equal(*pair) for pair in zip(before, net.parameters(), strict=True))

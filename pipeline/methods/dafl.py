@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from ..classifier import Teacher
@@ -36,7 +36,7 @@ class Method(GeneratorMethod):
     one_hot: NonNegativeFloat
     activation: NonNegativeFloat
     entropy: NonNegativeFloat
-    features: str  # the layer whose input f is: head, the last linear layer, or a dotted name within the teacher's net
+    features: Annotated[str, Field(min_length=1)]  # whose input f is: head, the last linear layer, or a dotted name
 
     def start(self, run: Run, seed: int) -> Step:
         """A generator alone.
@@ -59,6 +59,8 @@ class _Step(Step):
         with self.compute.autocast():
             raw, images = self.images(latents)
             logits = self.teacher(images)
+        if not self._features.numel():
+            raise TeacherError(f"{method.key}.features: {method.features!r}: is given no tensor; name another layer")
         one_hot, excited, spread = one_hot_loss(logits), activation(self._features), information_entropy(logits)
         loss = torch.stack([method.one_hot * one_hot, method.activation * excited, method.entropy * spread]).sum()
         self.generator.step(loss, number)
@@ -70,8 +72,8 @@ class _Step(Step):
         """Keep what the layer is given, while the block lasts."""
 
         def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            features: Tensor = inputs[0]
-            self._features = features
+            if inputs and isinstance(inputs[0], Tensor):
+                self._features = inputs[0]
 
         hook = self._layer.register_forward_pre_hook(keep)
         try:

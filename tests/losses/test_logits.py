@@ -235,7 +235,8 @@ def test_negative_logit_picks_each_images_class() -> None:
 
 
 def js_in_scipy(logits: np.ndarray, others: np.ndarray, temperature: float) -> np.ndarray:
-    return distance.jensenshannon(special.softmax(logits / temperature, 1), special.softmax(others / temperature, 1), axis=1) ** 2
+    beliefs = (special.softmax(each / temperature, 1) for each in (logits, others))
+    return distance.jensenshannon(*beliefs, axis=1) ** 2
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

@@ -19,7 +19,7 @@ from pipeline.core.rng import stream
 from pipeline.optimise.adversarial import Latents, Outputs, Proxy, ProxyStudent
 from pipeline.optimise.augment import augment_with
 from pipeline.optimise.learner import Learner
-from tests.support import CPU, OPTIMIZER, Toy, ToyStep, a_run, frozen, generator_method, toy
+from tests.support import OPTIMIZER, Toy, ToyStep, a_run, frozen, generator_method, toy
 
 
 @pytest.fixture
@@ -96,7 +96,9 @@ def test_the_history_holds_each_epochs_means(teacher: Any, kept: Checkpoint, mon
     seen: list[list[float]] = []
 
     def look(step: int, outputs: Outputs) -> Outputs:
-        seen.append([outputs.scores["loss"].item(), outputs.scores["luck"].item(), outputs.raw.clamp(0, 1).std(0).mean().item()])
+        seen.append(
+            [outputs.scores["loss"].item(), outputs.scores["luck"].item(), outputs.raw.clamp(0, 1).std(0).mean().item()]
+        )
         return outputs
 
     monkeypatch.setattr(ToyStep, "seen", staticmethod(look))
@@ -299,9 +301,7 @@ def test_one_picture_is_seen_through_the_augmentation_that_makes_it_look_like_ma
         raw = step.generator.net(latents.noise)[:1].expand(len(latents.noise), -1, -1, -1)
         return raw, augment_with(raw.clamp(0, 1), step._params.augment, latents.augment)
 
-    seen: list[float] = []
     monkeypatch.setattr(ToyStep, "images", one_picture)
-    monkeypatch.setattr(ToyStep, "seen", staticmethod(lambda _, outputs: (seen.append(outputs), outputs)[1]))
     with pytest.raises(MethodError, match="epoch 3: the generator collapsed: all its images are the same"):
         fit(toy(augment=presets, clamp=True, batch=16, epochs=6), teacher, kept)
 

@@ -318,7 +318,9 @@ def test_losses_that_are_not_finite_end_the_optimisation(compute: Compute, steps
         done.append(len(done) + 1)
         return (x * (loss if len(done) > 5 else 1)).sum((1, 2, 3))
 
-    with pytest.raises(MethodError, match=rf"step {step} of {steps}: the loss is (inf|nan); lower learning_rate .0.05."):
+    with pytest.raises(
+        MethodError, match=rf"step {step} of {steps}: the loss is (inf|nan); lower learning_rate .0.05."
+    ):
         descend(torch.rand(2, 1, 4, 4), objective, steps=steps, adam=Adam(0.05), bound="clamp", compute=compute)
     assert len(done) == step
 

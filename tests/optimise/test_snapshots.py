@@ -88,9 +88,7 @@ def test_states_stand_in_random_order_and_random_ones_make_what_does_not_divide(
 
 
 @pytest.mark.parametrize("bn_mode", ["train", "eval"])
-def test_images_are_stored_levels_in_range_and_steered_nowhere(
-    teacher: Any, bn_mode: str
-) -> None:
+def test_images_are_stored_levels_in_range_and_steered_nowhere(teacher: Any, bn_mode: str) -> None:
     drawn = source(teacher, bn_mode=bn_mode)
     with passes(drawn) as seen:
         images, targets = drawn.draw(50, stream(0, "t"))
@@ -102,9 +100,7 @@ def test_images_are_stored_levels_in_range_and_steered_nowhere(
     assert targets is None
 
 
-def test_images_depend_on_their_batch_under_its_own_statistics_and_not_under_running_ones(
-    teacher: Any
-) -> None:
+def test_images_depend_on_their_batch_under_its_own_statistics_and_not_under_running_ones(teacher: Any) -> None:
     alone: dict[str, Tensor] = {}
     for bn_mode in ("train", "eval"):
         drawn = source(teacher, bn_mode=bn_mode)

@@ -14,7 +14,7 @@ _NEUTRAL: dict[str, Any] = {
 }
 
 
-def renamed(block: dict[str, Any]) -> dict[str, Any]:
+def renamed(block: dict[str, Any]) -> dict[str, Any]:  # noqa: C901
     """A block with the new keys."""
     block = dict(block)
     for old, new in (("views", "augment"), ("start", "init"), ("concentrations", "beta"), ("rival", "competition")):

@@ -1,4 +1,4 @@
-"""What every synthesis method follows: a block that is fitted to a teacher, and the source of images that this gives."""
+"""What every synthesis method follows: a block that is fitted to a teacher, and the source that this gives."""
 
 import inspect  # shim
 import json  # shim
@@ -116,7 +116,7 @@ class BaseMethod(Block):
         return super().model_validate_json(json.dumps(renamed(json.loads(json_data))), **settings)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ARG003, D105 - shim
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:  # noqa: D105 - shim
         cls.data_free, cls.batch_norm = not cls.needs.real, cls.needs.batch_norm
         cls.attaches = cls.needs.proxy or "snapshots" in cls.model_fields
         cls.reads = ("data",) if cls.needs.real else ()

@@ -22,7 +22,7 @@ from pipeline.nets.generators import (
 )
 
 MEAN, STD = (0.2, 0.5, 0.9), (0.3, 0.1, 0.25)
-BLOCK: dict[str, Any] = {"noise": 6, "widths": (8, 4), "epsilon": 1e-5, "tanh": True, "affine": False}
+BLOCK: dict[str, Any] = {"latent_dim": 6, "widths": (8, 4), "epsilon": 1e-5, "tanh": True, "affine": False}
 
 
 def params(**changes: Any) -> GeneratorParams:
@@ -68,7 +68,7 @@ def test_upsampling_and_convolution_in_one_are_equal_to_both_forward_and_backwar
 
 @pytest.mark.parametrize(("affine", "last"), [(False, 0), (True, 2)])
 def test_the_published_sizes_have_the_published_number_of_parameters(affine: bool, last: int) -> None:
-    shape = params(noise=100, widths=(128, 64), affine=affine)
+    shape = params(latent_dim=100, widths=(128, 64), affine=affine)
     net = build_generator(shape, (0.5,), (0.5,), 32, generator(0, "weights"))
     linear, norms = 100 * 8192 + 8192, 2 * (128 + 128 + 64)
     convolutions = (128 * 128 * 9 + 128) + (128 * 64 * 9 + 64) + (64 * 1 * 9 + 1)
@@ -136,7 +136,7 @@ def test_a_size_that_does_not_divide_by_four_is_refused(size: int) -> None:
 
 
 def card(**changes: Any) -> dict[str, Any]:
-    block = {"generator": BLOCK, "mean": MEAN, "std": STD, "size": 8, "statistics": "eval"}
+    block = {"generator": BLOCK, "mean": MEAN, "std": STD, "size": 8, "bn_mode": "eval"}
     return {**block, **changes}
 
 
@@ -146,15 +146,15 @@ def write(path: Path, net: Generator, described: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("statistics", ["train", "eval"])
-def test_a_generator_comes_back_from_its_file_and_makes_the_same_images(tmp_path: Path, statistics: str) -> None:
+@pytest.mark.parametrize("bn_mode", ["train", "eval"])
+def test_a_generator_comes_back_from_its_file_and_makes_the_same_images(tmp_path: Path, bn_mode: str) -> None:
     net = made()
     net(noise(32))  # moves the running statistics
     before = torch.get_rng_state()
-    found = load_generator(write(tmp_path / "g", net, card(statistics=statistics)))
+    found = load_generator(write(tmp_path / "g", net, card(bn_mode=bn_mode)))
     assert torch.equal(torch.get_rng_state(), before)
-    assert found.training == (statistics == "train")
-    net.train(statistics == "train")
+    assert found.training == (bn_mode == "train")
+    net.train(bn_mode == "train")
     torch.testing.assert_close(found(noise(5)), net(noise(5)), rtol=0, atol=0)
 
 
@@ -191,7 +191,7 @@ NOT_ITS_FILE = {
     "a card of one brace": lambda path: save_file(made().state_dict(), path, metadata={"generator": "{"}),
     "a card nested deeply": lambda path: save_file(made().state_dict(), path, metadata={"generator": "[" * 100_000}),
     "a card with a further key": lambda path: write(path, made(), card(extra=1)),
-    "no statistics": lambda path: write(path, made(), {**card(), "statistics": "both"}),
+    "no mode": lambda path: write(path, made(), {**card(), "bn_mode": "both"}),
     "a mean too few": lambda path: write(path, made(), card(mean=MEAN[:2])),
     "no spread": lambda path: write(path, made(), card(std=(0.0, 0.1, 0.1))),
     "an odd size": lambda path: write(path, made(), card(size=9)),
@@ -199,7 +199,7 @@ NOT_ITS_FILE = {
     "too many dimensions for a tensor": lambda path: write(path, made(), card(generator={**BLOCK, "noise": 10**30})),
 }
 OF_ANOTHER = {
-    "another noise": lambda path: write(path, made(noise=7), card()),
+    "another noise": lambda path: write(path, made(latent_dim=7), card()),
     "another size": lambda path: write(path, made(size=12), card()),
     "some terabytes": lambda path: write(path, made(), card(generator={**BLOCK, "noise": 10**11})),
     "a scale and a shift": lambda path: write(path, made(affine=True), card()),

@@ -314,7 +314,7 @@ def test_pictures_that_differ_beyond_what_is_stored_alone_are_the_same(
         return raw, raw.clamp(0, 1)
 
     monkeypatch.setattr(ToyStep, "images", too_bright)
-    with pytest.raises(MethodError, match="all its images are the same .*100% of the pixels beyond"):
+    with pytest.raises(MethodError, match=r"all its images are the same .*100% of the pixels beyond"):
         fit(toy(epochs=6), teacher, kept)
 
 

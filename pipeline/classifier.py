@@ -1,24 +1,21 @@
 """A network with its normalisation and its card: teacher, student and proxy student are roles of this one class.
 
 A classifier's folder holds `model.safetensors`, a user's Python file as `net.py` where the architecture is one, and,
-written last, `card.json`, which carries a digest of itself and of `net.py`. The card names the sha256 of the weights, so
-that a flipped bit anywhere in the folder is an error. Files may come from anybody: what a header or a card claims is
-compared with the size of the file before anything of that size is read or built.
+written last, `card.json`, which carries a digest of itself and of `net.py`. The card names the sha256 of the weights,
+so that a flipped bit anywhere in the folder is an error. Files may come from anybody: what a header or a card claims
+is compared with the size of the file before anything of that size is read or built.
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from io import BytesIO
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import torch
 from pydantic import AfterValidator, Field, ValidationError, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -26,6 +23,7 @@ from . import nets
 from .core.errors import ParamsError, PipelineError, TeacherError, TrainingError
 from .core.files import canonical_json, sha256_bytes, write_atomic
 from .core.params import Block, build
+from .nets.weights import DamagedError, Shapes, fill, fitting, load_into, read, read_safetensors, reported
 
 __all__ = [
     "CARD",
@@ -54,9 +52,6 @@ WEIGHTS, CODE, CARD = "model.safetensors", "net.py", "card.json"
 MAX_CLASSES, MAX_CHANNELS, MAX_SIZE = 100_000, 64, 8192
 
 _MAX_CARD = 16 << 20  # bytes
-_MAX_HEADER = 4 << 20  # bytes; some 30,000 tensors
-_MAX_TENSORS = 20_000
-_SHOWN = 6  # of a long list of names in a message
 _PYTHON = "python:"
 
 
@@ -147,7 +142,6 @@ class StudentCard(Card):
 
 
 C = TypeVar("C", bound=Card)
-_Shapes = Mapping[str, tuple[int, ...]]  # of tensors by name
 
 
 # -- the classifier --------------------------------------------------------------------------------------------------
@@ -307,7 +301,7 @@ class Classifier(nn.Module, Generic[C]):
             ParamsError: the architecture is not known here.
             TeacherError: the architecture is in a user's file that is not trusted.
         """
-        with _reported(kind.error, kind.cure):
+        with reported(kind.error, kind.cure):
             card, code = _read_card(folder, kind)
         built = _verified(card, folder / WEIGHTS, trust, str(folder / WEIGHTS), folder, kind.cure)
         if built.code != code:  # replaced since the card was compared with it
@@ -350,23 +344,21 @@ def _verified(card: Card, source: Path | bytes, trust: tuple[str, ...], where: s
     filled = f"{where} as {card.arch}"
     drafts: list[Built] = []
 
-    def check(offered: _Shapes) -> None:
+    def check(offered: Shapes, metadata: Mapping[str, str]) -> None:
         elements = sum(prod(shape) for shape in offered.values())
         drafts.append(_draft(card, trust, folder, elements, filled))
-        problems = _unlike(offered, _shapes(drafts[0].net.state_dict()))
-        if problems:
-            raise _DamagedError(f"{filled}: the weights do not fit: {'; '.join(problems)}")
+        fitting(drafts[0].net, filled)(offered, metadata)
 
-    with _reported(card.error, cure):
-        weights, metadata = _read(source, where, check, card.sha256)
+    with reported(card.error, cure):
+        weights, metadata = read(source, where, check, card.sha256)
     built = drafts[0]
     if any(parameter.is_meta for parameter in built.net.parameters()):
         built = _built(card, trust, folder)
     expected = card.metadata(built.code)
     if expected is not None and metadata != expected:
         raise card.error(f"{folder}: {CARD}, {CODE} and {WEIGHTS} are not of one run; {cure}")
-    with _reported(card.error, cure):
-        _load_into(built.net, weights, filled)
+    with reported(card.error, cure):
+        fill(built.net, weights, filled)
     return built
 
 
@@ -392,7 +384,7 @@ def _no_more_than(elements: int, where: str) -> Iterator[None]:
         nonlocal seen
         seen += parameter.numel()
         if seen > elements:
-            raise _DamagedError(f"{where}: the weights do not fit: the architecture is far larger than the file")
+            raise DamagedError(f"{where}: the weights do not fit: the architecture is far larger than the file")
 
     handle = register_module_parameter_registration_hook(count)
     try:
@@ -402,188 +394,6 @@ def _no_more_than(elements: int, where: str) -> Iterator[None]:
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
-
-class _DamagedError(Exception):
-    """What is wrong with a file, in one line."""
-
-
-@contextmanager
-def _reported(error: type[PipelineError], cure: str = "") -> Iterator[None]:
-    """Turn a `_DamagedError` into one that a user sees."""
-    try:
-        yield
-    except _DamagedError as found:
-        raise error(f"{found}; {cure}" if cure else str(found)) from found
-
-
-def read_safetensors(
-    source: Path | bytes, where: str, check: Callable[[_Shapes], None] | None = None
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file that may be damaged or hostile.
-
-    The header is looked at before the body is read, and must describe exactly the bytes that are there. The library
-    itself refuses overlaps, holes and wrong shapes, but accepts a key that stands twice and any number of tensors.
-
-    Args:
-        source: a file, or its whole content.
-        where: names the file in messages.
-        check: sees the tensors' names and shapes before the body is read, and raises what it does not accept.
-
-    Returns:
-        The tensors, on the CPU, and the header's free metadata.
-
-    Raises:
-        TeacherError: the file is not strictly as it must be; the message says where.
-    """
-    with _reported(TeacherError):
-        return _read(source, where, check)
-
-
-def load_into(net: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Load a complete set of weights; floating-point values are cast to the network's dtype.
-
-    `num_batches_tracked` may be missing (checkpoints from before it existed): no network in eval mode reads it.
-
-    Args:
-        net: the network, changed only when everything fits.
-        weights: tensors by name.
-        where: names the file and the architecture in messages.
-
-    Raises:
-        TeacherError: one line with what is missing, unexpected, misshaped or mistyped, and what has values that are
-            not finite or variances that are negative.
-    """
-    with _reported(TeacherError):
-        _load_into(net, weights, where)
-
-
-def _load_into(net: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    expected: dict[str, Tensor] = net.state_dict()
-    counters = {name: value for name, value in expected.items() if name.endswith(_COUNTER)}
-    offered = {**counters, **weights}
-    problems = _unlike(_shapes(offered), _shapes(expected))
-    fitting: dict[str, Tensor] = {}
-    wrong: list[str] = []
-    for name in sorted(expected.keys() & offered.keys()):
-        if offered[name].shape == expected[name].shape:
-            fitting[name], problem = _fitted(name, offered[name], expected[name])
-            wrong += [f"{name}: {problem}"] if problem else []
-    if problems or wrong:
-        raise _DamagedError(f"{where}: the weights do not fit: {'; '.join([*problems, *_few(wrong)])}")
-    net.load_state_dict(fitting)
-
-
-_COUNTER = "num_batches_tracked"
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> _Shapes:
-    return {name: tuple(value.shape) for name, value in tensors.items()}
-
-
-def _unlike(offered: _Shapes, expected: _Shapes) -> list[str]:
-    """What differs in names and shapes."""
-    missing = {name for name in expected.keys() - offered.keys() if not name.endswith(_COUNTER)}
-    found: list[str] = []
-    for what, names in (("missing", missing), ("unexpected", offered.keys() - expected.keys())):
-        shown = _few(sorted(name if name.isprintable() else ascii(name) for name in names))
-        found += [f"{what} {', '.join(name[:200] for name in shown)}"] if shown else []
-    both = sorted(offered.keys() & expected.keys())
-    shapes = [(name, list(offered[name]), list(expected[name])) for name in both if offered[name] != expected[name]]
-    return found + _few([f"{name}: shape {has}, expected {needs}" for name, has, needs in shapes])
-
-
-def _few(lines: list[str]) -> list[str]:
-    return lines if len(lines) <= _SHOWN else [*lines[:_SHOWN], f"{len(lines) - _SHOWN} more"]
-
-
-def _fitted(name: str, value: Tensor, expected: Tensor) -> tuple[Tensor, str | None]:
-    """The value in the network's dtype, and what is wrong with it."""
-    unlike = value.is_floating_point() != expected.is_floating_point() or value.is_complex()
-    if unlike or (value.dtype is torch.bool) != (expected.dtype is torch.bool):
-        return value, f"{_dtype(value)}, expected {_dtype(expected)}"
-    cast_value = value.to(expected.dtype)
-    wrong = int((~torch.isfinite(cast_value)).sum()) if cast_value.is_floating_point() else 0
-    if wrong:
-        return cast_value, f"{wrong} of {cast_value.numel()} values are not finite"
-    negative = name.endswith("running_var") and bool((cast_value < 0).any())
-    return cast_value, "a variance is negative" if negative else None
-
-
-def _dtype(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
-
-
-def _read(
-    source: Path | bytes, where: str, check: Callable[[_Shapes], None] | None, sha256: str = ""
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """As `read_safetensors`; a `sha256` that is not empty must be the content's."""
-    try:
-        with _opened(source, where) as file:
-            length = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            head = _head(file, length, where)
-            shapes, metadata = _parsed(head[8:], length - len(head), where)
-            if check is not None:
-                check(shapes)
-            content = head + file.read(length - len(head))
-    except OSError as error:
-        raise _DamagedError(f"{where}: cannot be read ({error.strerror or error})") from error
-    if sha256 and sha256_bytes(content) != sha256:
-        raise _DamagedError(f"{where}: sha256 differs from the recorded {sha256}")
-    try:
-        return load(content), metadata
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise _DamagedError(f"{where}: damaged safetensors file ({' '.join(str(error).split())[:300]})") from error
-
-
-def _opened(source: Path | bytes, where: str) -> BinaryIO:
-    if isinstance(source, bytes):
-        return BytesIO(source)
-    if not source.is_file():
-        raise _DamagedError(f"{where}: no such file")
-    return source.open("rb")
-
-
-def _head(file: BinaryIO, length: int, where: str) -> bytes:
-    """The eight bytes of the header's size, and the header."""
-    prefix = file.read(8)
-    size = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or size > length - 8:
-        raise _DamagedError(f"{where}: not a safetensors file, or cut: its header claims {size} of {length} bytes")
-    if size > _MAX_HEADER:
-        raise _DamagedError(f"{where}: a header of {size} bytes, expected at most {_MAX_HEADER}")
-    return prefix + file.read(size)
-
-
-def _parsed(text: bytes, body: int, where: str) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """A header's shapes by name, and its metadata; together the tensors must fill the body."""
-    try:
-        header: Any = json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise _DamagedError(f"{where}: damaged safetensors header ({str(error)[:200]})") from error
-    if not isinstance(header, dict):
-        raise _DamagedError(f"{where}: damaged safetensors header (a {type(header).__name__}, expected an object)")
-    entries = cast(dict[str, Any], header)
-    metadata = cast(dict[str, str], entries.pop("__metadata__", {}))
-    if len(entries) > _MAX_TENSORS:
-        raise _DamagedError(f"{where}: {len(entries)} tensors, expected at most {_MAX_TENSORS}")
-    try:
-        shapes = {name: tuple(int(side) for side in entry["shape"]) for name, entry in entries.items()}
-        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
-    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
-        raise _DamagedError(f"{where}: damaged safetensors file (an entry without shape or place)") from error
-    if end != body:
-        raise _DamagedError(f"{where}: damaged safetensors file ({body} bytes of tensors, its header describes {end})")
-    return shapes, metadata
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"duplicate key {ascii(key)[:200]}")
-        found[key] = value
-    return found
 
 
 def _user_file(arch: str, folder: Path) -> tuple[Path, str]:
@@ -602,9 +412,9 @@ def _card_bytes(card: Card, code: bytes | None) -> bytes:
 def _read_card(folder: Path, kind: type[C]) -> tuple[C, bytes | None]:
     path = folder / CARD
     if not path.is_file():
-        raise _DamagedError(f"{path}: no {kind.__name__.removesuffix('Card').lower()} there")
+        raise DamagedError(f"{path}: no {kind.__name__.removesuffix('Card').lower()} there")
     if path.stat().st_size > _MAX_CARD:
-        raise _DamagedError(f"{path}: {path.stat().st_size} bytes, expected at most {_MAX_CARD}")
+        raise DamagedError(f"{path}: {path.stat().st_size} bytes, expected at most {_MAX_CARD}")
     content = path.read_bytes()
     try:
         tree: Any = json.loads(content)
@@ -614,8 +424,8 @@ def _read_card(folder: Path, kind: type[C]) -> tuple[C, bytes | None]:
         code = user.read_bytes() if card.arch.startswith(_PYTHON) and user.is_file() else None
         expected = _card_bytes(card, code)
     except (ValueError, AttributeError, RecursionError, OSError, ValidationError, ParamsError) as error:
-        raise _DamagedError(f"{path}: damaged ({' '.join(str(error).split())[:500]})") from error
+        raise DamagedError(f"{path}: damaged ({' '.join(str(error).split())[:500]})") from error
     if content != expected:
         with_code = f"{CARD} and {CODE} are not of one run, or " if card.arch.startswith(_PYTHON) else ""
-        raise _DamagedError(f"{path}: {with_code}edited or damaged (its digest does not fit the content)")
+        raise DamagedError(f"{path}: {with_code}edited or damaged (its digest does not fit the content)")
     return card, code

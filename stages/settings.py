@@ -3,21 +3,21 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 
 from pipeline.core.device import Compute
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import Block, build, read_params, slice_of
+from pipeline.grid import Row
 
 __all__ = ["CODE", "DATA", "PARAMS", "Lesson", "Settings", "code_of", "lesson_of"]
 
 PARAMS = Path("params.yaml")
 DATA = Path("data")
 CODE = DATA / "code"
-_TRUE_LABELS = "_labels"  # `real_labels`: students trained on the labels of `real`, without the teacher
-_FEW_SHOT = "_few_shot"  # `zskd_few_shot`: students of `zskd`, finished on a few real images
+Lesson, lesson_of = Row, Row.parse  # shim
 
 
 class _Top(Block):
@@ -92,22 +92,3 @@ def code_of(consumer: str) -> str:
     """
     path = CODE / consumer
     return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else ""
-
-
-class Lesson(NamedTuple):
-    """What the students of one row of the report learn from."""
-
-    dataset: str
-    true_labels: bool  # the dataset's own labels, as in ordinary training, instead of the teacher's answers
-    few_shot: bool  # whether a few real images come last
-
-    @property
-    def consumer(self) -> str:
-        """The folder below `data/code` with the students' files."""
-        return "few_shot" if self.few_shot else "references" if self.true_labels else "students"
-
-
-def lesson_of(row: str) -> Lesson:
-    """A row's name is its dataset's, followed by ``_labels`` for true labels or ``_few_shot`` for a last step."""
-    dataset = row.removesuffix(_TRUE_LABELS).removesuffix(_FEW_SHOT)
-    return Lesson(dataset, row.endswith(_TRUE_LABELS), row.endswith(_FEW_SHOT))

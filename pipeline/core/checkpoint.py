@@ -1,4 +1,4 @@
-"""Training state on disk: nested dicts of tensors and plain values in one sealed safetensors file, replaced atomically."""
+"""Training state on disk: nested dicts of tensors and plain values in one sealed file, replaced atomically."""
 
 import hashlib
 import json
@@ -117,7 +117,7 @@ class Checkpoint:
             _check_seal(self.path)
             with safe_open(str(self.path), framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
                 tree = json.loads(cast(dict[str, str], file.metadata())[_METADATA])
-                names = file.keys() if tensors else ()  # noqa: SIM118 - not a mapping
+                names = file.keys() if tensors else ()
                 values = {name: file.get_tensor(name) for name in names}
             state = _unflatten(tree["state"], values) if tensors else {}
             found, owner = _Stored(state, float(tree["seconds"])), tree["owner"]

@@ -113,7 +113,7 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """`write_atomic` for a file of a folder that many commands write to: makes the folder, sweeps this file's leftovers.
+    """`write_atomic` in a folder that many commands write to: makes the folder and sweeps this file's leftovers.
 
     Raises:
         WorkError: the disk is full or refuses; nothing is left behind.

@@ -12,7 +12,7 @@ from ..core.params import Block
 from ..losses.batch_norm import BatchNormStatistics
 from ..losses.images import norm, total_variation_l2
 from ..losses.logits import jensen_shannon
-from ..nets.inspection import probe
+from ..nets.probe import answer
 from ..optimise.augment import Augment, augment
 from ..optimise.pixels import (
     Adam,
@@ -201,7 +201,7 @@ def _require_large_enough(method: Method, run: Run, net: nn.Module) -> None:
         side = card.size // phase.pool
         try:
             if phase.pool > 1:
-                probe(net, torch.zeros(1, card.channels, side, side, device=run.compute.torch_device()))
+                answer(net, torch.zeros(1, card.channels, side, side, device=run.compute.torch_device()))
         except RuntimeError as error:
             raise ParamsError(
                 f"{method.key}.phases.{place}.pool: {phase.pool}: leaves images of {side} pixels, too small for "

@@ -1,7 +1,7 @@
 """The control: images that know nothing of the teacher."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -16,6 +16,8 @@ class Method(BaseMethod):
 
     ``uniform`` is U[0, 1]; ``normal`` is N(0, 1) in the teacher's normalised space, clamped to valid pixels.
     """
+
+    steered: ClassVar[bool] = False
 
     distribution: Literal["uniform", "normal"]
 

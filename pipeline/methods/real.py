@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from .. import datasets
+from .. import real
 from ..core.errors import DataError
 from ..core.images import from_uint8
 from ..optimise.pixels import one_hot
@@ -30,7 +30,7 @@ class Method(BaseMethod):
         Raises:
             DataError: there is no real data, or it does not fit the teacher.
         """
-        train = datasets.load(datasets.parse(self.data, "data"), "train")
+        train = real.load(real.parse(self.data, "data"), "train")
         if train is None:
             raise DataError(
                 "methods.real needs real images, but data.source is none; take `real` out of matrix.methods"
@@ -47,7 +47,7 @@ class Method(BaseMethod):
 
 @dataclass(frozen=True)
 class _Stock:
-    train: datasets.Labelled
+    train: real.Labelled
     order: torch.Tensor  # [N] a permutation of the training set
 
     def draw_numbered(self, count: int, rng: torch.Generator, number: int) -> Batch:  # noqa: ARG002

@@ -15,9 +15,9 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from pipeline.core.errors import ParamsError, TeacherError
-from pipeline.nets.common import drawing_from, named
-from pipeline.nets.inspection import points
+from ..core.errors import ParamsError
+from .layers import drawing_from
+from .probe import BatchNorm, batch_norms, feature_points, final_linear, flops, has_batch_norm
 
 __all__ = [
     "BatchNorm",
@@ -30,8 +30,6 @@ __all__ = [
     "module_of",
     "names",
 ]
-
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 _ELSEWHERE = {"torchvision": "external", "timm": "external", "python": "userfile"}
 _FORMS = ("torchvision:NAME", "timm:NAME", "python:PATH:CALLABLE")
@@ -86,47 +84,6 @@ def names() -> tuple[str, ...]:
     """What is known: the names each file lists, then the forms of names from elsewhere."""
     own = [name for file in _files() for name in getattr(_member(file), "NAMES", ())]
     return (*own, *_FORMS)
-
-
-def final_linear(net: nn.Module) -> nn.Linear:
-    """The linear layer that makes the logits; weights [K, d].
-
-    Raises:
-        TeacherError: the network does not end in one.
-    """
-    head = points(net).head
-    module = None if head is None else named(net).get(head)
-    if not isinstance(module, nn.Linear):
-        raise TeacherError(
-            f"{type(net).__name__} does not end in a linear layer; choose a method that needs none, or declare its "
-            "name as the attribute `head` (and the blocks' names as `blocks`) where the network is defined"
-        )
-    return module
-
-
-def feature_points(net: nn.Module) -> tuple[str, ...]:
-    """Dotted names for `features.capture`: the blocks before the classifier, in order, then the head, if any."""
-    blocks, head = points(net)
-    return blocks if head is None else (*blocks, head)
-
-
-def has_batch_norm(net: nn.Module) -> bool:
-    """Whether some layer keeps running statistics of its input, as methods that match them need."""
-    return bool(batch_norms(net))
-
-
-def batch_norms(net: nn.Module) -> list[BatchNorm]:
-    """The BatchNorm layers that keep running statistics, in the order in which the network lists them."""
-    return [layer for layer in net.modules() if isinstance(layer, BatchNorm) and layer.running_mean is not None]
-
-
-def flops(net: nn.Module, images: torch.Tensor) -> int:
-    """Floating-point operations of the convolutions and matrix products of one forward pass on [N, C, H, W]."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(images)
-    return counter.get_total_flops()
 
 
 def _files() -> list[str]:

@@ -8,7 +8,7 @@ not need it), and no BatchNorm on the linear layers.
 
 from torch import Tensor, nn
 
-from pipeline.nets.common import he, require, unknown
+from .layers import he, require, unknown
 
 __all__ = ["NAMES", "AlexNet", "build"]
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torchvision import models
 
-from pipeline.core.errors import ParamsError
-from pipeline.nets.common import named, require
-from pipeline.nets.inspection import note
+from ..core.errors import ParamsError
+from .layers import named, require
+from .probe import note
 
 __all__ = ["build"]
 
@@ -65,7 +65,7 @@ def _timm(arch: str, name: str, classes: int, channels: int, size: int) -> nn.Mo
     try:
         timm: Any = importlib.import_module("timm")
     except ImportError as error:
-        raise ParamsError(f"{arch}: timm is not installed; run `pip install 'afterimage[timm]'`") from error
+        raise ParamsError(f"{arch}: timm is not installed; run `pip install 'photogram[timm]'`") from error
     if not timm.is_model(name):  # also keeps out hub addresses, which would download
         raise ParamsError(_no_such(arch, name, timm.list_models()))
     options = {"img_size": size} if name.startswith(("vit_", "deit")) else {}

@@ -5,24 +5,37 @@ ZSKT and DFAD: linear layer, BatchNorm, twice (double the size, 3x3 convolution,
 convolution, optionally tanh, and a last BatchNorm which brings the images to the scale of normalised data.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
-from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.core.errors import ParamsError, ShardError
-from pipeline.core.params import Block, build
-from pipeline.nets.common import drawing_from
+from ..core.errors import ParamsError, ShardError
+from ..core.files import canonical_json
+from ..core.params import Block, build
+from .layers import drawing_from
+from .weights import DamagedError, Shapes, fill, read, reported, shapes_of
 
-__all__ = ["Generator", "GeneratorCard", "GeneratorParams", "UpConv2d", "build_generator", "load_generator"]
+__all__ = [
+    "Generator",
+    "GeneratorCard",
+    "GeneratorParams",
+    "UpConv2d",
+    "build_generator",
+    "generator_bytes",
+    "load_generator",
+]
 
 _SLOPE = 0.2  # of LeakyReLU, in all three
+_DIGEST = "sha256"  # in a file's metadata, beside the card
 _SHRINK = 4  # the first maps' side is a quarter of the image's
 
 
@@ -94,9 +107,9 @@ class Generator(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, noise: Tensor) -> Tensor:
+    def forward(self, latents: Tensor) -> Tensor:
         """[N, D] to [N, C, H, W], normalised images brought back to [0, 1] units, in float32."""
-        maps = self.bn0(self.linear(noise).unflatten(1, (-1, self._side, self._side)))
+        maps = self.bn0(self.linear(latents).unflatten(1, (-1, self._side, self._side)))
         maps = functional.leaky_relu(self.bn1(self.up1(maps)), _SLOPE)
         maps = functional.leaky_relu(self.bn2(self.up2(maps)), _SLOPE)
         maps = self.conv(maps)
@@ -120,6 +133,14 @@ def build_generator(
         return Generator(params, mean, std, size)
 
 
+def generator_bytes(state: Mapping[str, Tensor], card: GeneratorCard) -> bytes:
+    """A generator's file: its weights and its card, under a digest of both."""
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    described = card.model_dump(mode="json") | {_DIGEST: _digest(tensors, card)}
+    # One string: safetensors keeps several in random order.
+    return save(tensors, metadata={"generator": canonical_json(described).decode()})
+
+
 def load_generator(path: Path) -> Generator:
     """A generator that was left beside a dataset, on the CPU, in the mode in which the dataset was drawn from it.
 
@@ -127,24 +148,39 @@ def load_generator(path: Path) -> Generator:
         path: a `generator-*.safetensors` of a dataset's folder; it may be damaged or hostile.
 
     Raises:
-        ShardError: not such a file, or one whose weights are not those of the generator that it describes.
+        ShardError: not such a file, damaged, or one whose weights are not those of the generator that it describes.
     """
-    cure = "fetch or make the dataset again"
-    try:
-        content = path.read_bytes() if path.is_file() else b""
-        weights, card = load(content), _card(content)
-        with torch.device("meta"):  # shapes alone: what a card claims may be larger than any memory
-            expected = _generator(card).state_dict()
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, ParamsError) as error:
-        raise ShardError(f"{path}: not a generator's file ({' '.join(str(error).split())[:300]}); {cure}") from error
-    if _kinds(weights) != _kinds(expected):
-        raise ShardError(f"{path}: weights of another generator than its metadata describes; {cure}")
-    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
-        raise ShardError(f"{path}: weights that are not finite; {cure}")
-    with drawing_from(None):
-        net = _generator(card)
-    net.load_state_dict(weights)
+    with reported(ShardError, "fetch or make the dataset again"):
+        weights, metadata = read(path, str(path), partial(_check, path))
+        card, digest = _card(metadata, path)
+        if digest != _digest(weights, card):
+            raise DamagedError(f"{path}: damaged: its weights or its card are not those that were written")
+        with drawing_from(None):
+            net = _generator(card)
+        fill(net, weights, str(path))
     return net.train(card.bn_mode == "train")
+
+
+def _card(metadata: Mapping[str, str], path: Path) -> tuple[GeneratorCard, str]:
+    """The card and the digest that a file's metadata holds."""
+    try:
+        described: Any = json.loads(metadata["generator"])
+        digest = described.pop(_DIGEST, None)
+        return build(GeneratorCard, described, "generator"), digest
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ParamsError) as error:
+        raise DamagedError(f"{path}: not a generator's file ({' '.join(str(error).split())[:300]})") from error
+
+
+def _check(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> None:
+    """Whether these are the weights of the generator that the card describes, which may be larger than any memory."""
+    card, _ = _card(metadata, path)
+    try:
+        with torch.device("meta"):
+            expected = shapes_of(_generator(card).state_dict())
+    except (ValueError, TypeError, RuntimeError, ParamsError) as error:
+        raise DamagedError(f"{path}: not a generator's file ({' '.join(str(error).split())[:300]})") from error
+    if shapes != expected:
+        raise DamagedError(f"{path}: weights of another generator than its metadata describes")
 
 
 def _generator(card: GeneratorCard) -> Generator:
@@ -153,11 +189,10 @@ def _generator(card: GeneratorCard) -> Generator:
     return Generator(card.generator, card.mean, card.std, card.size)
 
 
-def _card(content: bytes) -> GeneratorCard:
-    """Of a file that the library has read."""
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return build(GeneratorCard, json.loads(header["__metadata__"]["generator"]), "generator")
-
-
-def _kinds(weights: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    return {name: (value.shape, value.dtype) for name, value in weights.items()}
+def _digest(weights: Mapping[str, Tensor], card: GeneratorCard) -> str:
+    """sha256 of the card, and of every tensor's name and bytes."""
+    digest = hashlib.sha256(canonical_json(card.model_dump(mode="json")))
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

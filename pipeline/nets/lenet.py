@@ -6,9 +6,7 @@ layer connected to every one of the next.
 
 from torch import Tensor, nn
 
-from pipeline.nets.common import he, require, unknown
-from pipeline.nets.pooling import MaxPool2x2
-from pipeline.nets.stem import StemConv2d
+from .layers import MaxPool2x2, StemConv2d, he, require, unknown
 
 __all__ = ["NAMES", "LeNet", "build"]
 

@@ -7,7 +7,7 @@ so that CIFAR checkpoints derived from it fit.
 
 from torch import Tensor, nn
 
-from pipeline.nets.common import he, require, unknown
+from .layers import he, require, unknown
 
 __all__ = ["NAMES", "InvertedResidual", "MobileNetV2", "build"]
 

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.core.errors import ParamsError, TeacherError
-from pipeline.core.files import sha256_bytes
-from pipeline.nets.common import require
-from pipeline.nets.inspection import note
+from ..core.errors import ParamsError, TeacherError
+from ..core.files import sha256_bytes
+from .layers import require
+from .probe import note
 
 __all__ = ["build"]
 
@@ -91,7 +91,7 @@ def _read(path: Path) -> bytes:
 def _load(path: Path, content: bytes, digest: str) -> ModuleType:
     """Run the bytes as a module of a name of their own; it stays importable, as dataclasses and pickle require."""
     place = sha256_bytes(str(path.resolve()).encode())
-    name = f"afterimage_user_{digest}_{place[:16]}"
+    name = f"photogram_user_{digest}_{place[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     loader = _Bytes(path, content)

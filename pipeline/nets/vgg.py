@@ -6,7 +6,7 @@ linear layer, as usual on CIFAR.
 
 from torch import Tensor, nn
 
-from pipeline.nets.common import he, require, unknown
+from .layers import he, require, unknown
 
 __all__ = ["NAMES", "VGG", "build"]
 

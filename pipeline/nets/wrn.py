@@ -10,7 +10,7 @@ import re
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.nets.common import he, require, unknown
+from .layers import he, require, unknown
 
 __all__ = ["NAMES", "Group", "PreActivationBlock", "WideResNet", "build"]
 

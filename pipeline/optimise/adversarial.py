@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt
@@ -59,6 +59,8 @@ class Proxy(Block):
 
 class GeneratorMethod(BaseMethod):
     """What all generator methods have in common. A method adds its fields, and `start`."""
+
+    steered: ClassVar[bool] = False
 
     generator: GeneratorParams
     augment: Augment | None  # of each image in training; the image itself is stored

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ..classifier import Teacher
 from ..core.device import Compute
-from ..core.files import canonical_json, csv_bytes
+from ..core.files import csv_bytes
 from ..core.images import from_uint8, to_uint8
-from ..nets.generators import Generator, GeneratorCard
+from ..nets.generators import Generator, GeneratorCard, generator_bytes
 from .health import Epoch
 from .pixels import balanced
 from .source import Attachment, Batch
@@ -68,21 +68,22 @@ class Snapshots:
 
     def attachments(self) -> list[Attachment]:
         """The generators, the proxy if there is one, the history."""
-        card, params = self._teacher.card, self._net.params.model_dump(mode="json")
-        bn_mode = "train" if self._net.training else "eval"
-        card = GeneratorCard(generator=self._net.params, mean=card.mean, std=card.std, size=card.size, bn_mode=bn_mode)
+        net, teacher = self._net, self._teacher.card
+        mode: Literal["train", "eval"] = "train" if net.training else "eval"
+        card = GeneratorCard(generator=net.params, mean=teacher.mean, std=teacher.std, size=teacher.size, bn_mode=mode)
+        params = net.params.model_dump(mode="json")
         found = [
             Attachment(
                 f"generator-{epoch:04d}.safetensors",
                 "generator",
                 {**params, "epoch": epoch},
-                _stored(state, {"generator": canonical_json(card.model_dump(mode="json")).decode()}),
+                generator_bytes(state, card),
             )
             for epoch, state in zip(self.epochs, self._states, strict=True)
         ]
         if self.proxy is not None:
-            arch, net = self.proxy
-            found.append(Attachment("proxy.safetensors", "proxy", {"arch": arch}, _stored(net.state_dict(), None)))
+            arch, student = self.proxy
+            found.append(Attachment("proxy.safetensors", "proxy", {"arch": arch}, _stored(student.state_dict())))
         return [*found, Attachment("fit.csv", "history", {"epochs": len(self.history)}, csv_bytes(self.history))]
 
     @torch.no_grad()
@@ -97,6 +98,6 @@ class Snapshots:
         return torch.cat(made)[:count].clamp(0, 1) if made else torch.empty(0)
 
 
-def _stored(state: Mapping[str, Tensor], metadata: dict[str, str] | None) -> bytes:
+def _stored(state: Mapping[str, Tensor]) -> bytes:
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    return save(tensors, metadata=metadata)
+    return save(tensors)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkab
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import nets
 from ..classifier import Teacher
@@ -16,6 +16,7 @@ from ..core.device import Compute
 from ..core.errors import ParamsError, PipelineError
 from ..core.params import Block
 from ..losses import Logits
+from ..nets.probe import needs_batches
 from .oldkeys import renamed  # shim
 
 __all__ = [
@@ -127,6 +128,7 @@ class BaseMethod(Block):
     reads: ClassVar[tuple[str, ...]] = ()  # shim
 
     needs: ClassVar[Needs] = Needs()
+    steered: ClassVar[bool] = True  # whether its batches have targets; else images are filed under the teacher's choice
     soft_targets: ClassVar[bool] = False  # whether what images were steered towards is worth storing beside them
 
     def check(self, channels: int, size: int, classes: int) -> list[str]:  # noqa: ARG002
@@ -171,7 +173,9 @@ def arch_problems(arch: str, channels: int, size: int, classes: int, batch: int,
         net = nets.build(arch, classes, channels, size)
     except PipelineError as error:
         return [f"{key}.arch: {error}"]
-    return [] if batch > 1 or _takes_one(net, (channels, size)) else [f"{key}.batch: 1: BatchNorm in {arch} needs 2"]
+    if batch == 1 and needs_batches(net, torch.zeros(1, channels, size, size)):
+        return [f"{key}.batch: 1: BatchNorm in {arch} needs at least 2 images"]
+    return []
 
 
 def loss_problems(loss: Logits, key: str) -> list[str]:
@@ -179,14 +183,3 @@ def loss_problems(loss: Logits, key: str) -> list[str]:
     return [f"{key}.loss: cross_entropy takes true classes, of which a proxy sees none; use kl or l1"] * (
         loss.name == "cross_entropy"
     )
-
-
-def _takes_one(net: nn.Module, image: tuple[int, int]) -> bool:
-    """Whether one image is enough for every BatchNorm layer in training."""
-    channels, size = image
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():  # dropout draws from the global generator
-            net.train()(torch.zeros(1, channels, size, size))
-    except ValueError:
-        return False
-    return True

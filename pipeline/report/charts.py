@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.report.series import Points
+from .read import Points
 
 __all__ = ["LARGE", "SMALL", "Chart", "Curve", "Frame", "Line", "Tick", "chart", "ticks"]
 
-_RIGHT, _TOP, _BOTTOM = 8, 10, 28  # margins, user units
 _POINTS = 240  # per line, at most
 _LOG_FROM = 20.0  # largest over smallest value that asks for a logarithmic axis
 
@@ -17,26 +16,27 @@ Curve = tuple[str, str, Points]  # what it is, class names of its style, (epoch 
 
 
 class Frame(NamedTuple):
-    """A plot's size in user units; the page scales the drawing to its column."""
+    """A drawing's size and the edges of the plot inside, in user units; the page scales it to its column."""
 
     width: float
     height: float
-    left: float  # margin for the numbers
+    left: float
+    right: float
+    top: float
+    bottom: float
 
 
-LARGE, SMALL = Frame(360, 210, 44), Frame(200, 150, 38)
+LARGE, SMALL = Frame(360, 210, 44, 352, 10, 182), Frame(200, 150, 38, 192, 10, 122)
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(NamedTuple):
     """A mark on an axis, or a level that a plot is read against."""
 
     at: float  # user units
     text: str
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A curve."""
 
     path: str  # SVG polyline points
@@ -60,26 +60,6 @@ class Chart:
     def legend(self) -> tuple[tuple[str, str], ...]:
         """Each name and style once."""
         return tuple(dict.fromkeys((line.name, line.style) for line in self.lines))
-
-    @property
-    def left(self) -> float:
-        """Where the plot begins; its four edges are in user units."""
-        return self.frame.left
-
-    @property
-    def right(self) -> float:
-        """Where it ends."""
-        return self.frame.width - _RIGHT
-
-    @property
-    def top(self) -> float:
-        """Its upper edge."""
-        return _TOP
-
-    @property
-    def bottom(self) -> float:
-        """Its lower edge."""
-        return self.frame.height - _BOTTOM
 
 
 def chart(
@@ -109,9 +89,9 @@ def chart(
     xs = [x for _, _, points in drawn for x, _ in points]
     ys = [y for _, _, points in drawn for _, y in points]
     logarithmic = low is None and min(ys) > 0 and max(ys) / min(ys) > _LOG_FROM
-    x_axis = _Axis(min(xs), max(xs), frame.left, frame.width - _RIGHT, logarithmic=False)
+    x_axis = _Axis(min(xs), max(xs), frame.left, frame.right, logarithmic=False)
     y_low = min(ys) if low is None else min(low, *ys)
-    y_axis = _Axis(y_low, max(ys) if high is None else max(high, *ys), frame.height - _BOTTOM, _TOP, logarithmic)
+    y_axis = _Axis(y_low, max(ys) if high is None else max(high, *ys), frame.bottom, frame.top, logarithmic)
     return Chart(
         title=f"{title}, logarithmic" if logarithmic else title,
         by=by,

@@ -1,26 +1,37 @@
-"""Pictures of a dataset: the first images of each class, in the order they were made. Nothing is hand-picked."""
+"""Pictures: the first images of each class of a dataset as they were made, and the matrix of similar classes.
 
+Equal input gives equal bytes.
+"""
+
+import base64
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipeline.core.images import to_uint8
-from pipeline.report.drawing import draw_label, png_bytes
-from pipeline.shards.reader import Dataset
+from ..core.images import to_uint8
+from ..shards.reader import Dataset
+from ..shards.sheet import contact_sheet, png_bytes
 
-__all__ = ["Pictures", "first_images", "sheet_png", "shown_classes", "strip_png"]
+__all__ = ["Pictures", "data_uri", "first_images", "sheet_png", "short_label", "similarity_png", "strip_png"]
 
 _CLASSES = 20  # shown at most, evenly spread: a page of a thousand rows is read by nobody
 _SIDE = 64  # pixels; larger images are reduced to this
-_SHEET_SIDE = 32  # pixels; smaller images are enlarged to about this on the sheet
 _GAP = 1
 
-Pixels = NDArray[np.uint8]
+_WARM, _COOL = (201, 90, 30), (36, 99, 178)  # alike, opposed; legible on light and dark paper
+_INK = (40, 40, 40)
+_LABELLED = 40  # classes; more names would not be legible
+_MATRIX = 640  # pixels, about, of the matrix's square
+_MARGIN = 120  # pixels for class names
+
+
+Pixels = NDArray[np.uint8]  # [H, W, C], C 1 or 3
 
 
 @dataclass(frozen=True)
@@ -28,8 +39,19 @@ class Pictures:
     """The first images of the shown classes."""
 
     classes: tuple[int, ...]
-    images: tuple[tuple[Pixels, ...], ...]  # for each shown class up to `per_class` images, uint8 [H, W, C], C 1 or 3
+    images: tuple[tuple[Pixels, ...], ...]  # for each shown class up to `per_class`
     per_class: int
+
+
+def data_uri(png: bytes) -> str:
+    """A PNG as a `data:` address, so that the page needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def short_label(text: str, length: int = 16) -> str:
+    """One printable line of at most `length` characters, whatever a class is called."""
+    line = " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in text).split())
+    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def shown_classes(count: int) -> tuple[int, ...]:
@@ -49,9 +71,8 @@ def first_images(dataset: Dataset, classes: int, per_class: int) -> Pictures:
     found: dict[int, list[Pixels]] = {index: [] for index in wanted}
     for samples in dataset.shards("train"):
         for index, images in found.items():
-            room = per_class - len(images)
-            here = torch.nonzero(samples.cls == index).flatten()[:room]
-            images.extend(_pixels(image) for image in samples.images[here])
+            here = torch.nonzero(samples.cls == index).flatten()[: per_class - len(images)]
+            images.extend(_shown(image) for image in samples.images[here])
         if all(len(images) == per_class for images in found.values()):
             break
     return Pictures(wanted, tuple(tuple(found[index]) for index in wanted), per_class)
@@ -70,20 +91,56 @@ def strip_png(images: Sequence[Pixels], per_class: int) -> bytes | None:
 
 def sheet_png(pictures: Pictures, names: Sequence[str]) -> bytes:
     """Every shown class on one white sheet, a row each, with its name."""
-    shape = next((images[0].shape for images in pictures.images if images), (_SHEET_SIDE, _SHEET_SIDE, 1))
-    zoom = max(1, _SHEET_SIDE // shape[0])
-    high, wide = shape[0] * zoom + 2, shape[1] * zoom + 2
-    sheet = Image.new("RGB", (120 + pictures.per_class * wide, len(pictures.classes) * high + 2), "white")
-    for row, (index, images) in enumerate(zip(pictures.classes, pictures.images, strict=True)):
-        draw_label(sheet, names[index], right=112, middle=row * high + high // 2)
-        for column, image in enumerate(images):
-            scaled = _picture(image).resize((shape[1] * zoom, shape[0] * zoom), Image.Resampling.NEAREST)
-            sheet.paste(scaled, (120 + column * wide, row * high + 2))
-    return png_bytes(sheet)
+    placed = [(row, image) for row, images in enumerate(pictures.images) for image in images]
+    images = np.stack([image for _, image in placed]) if placed else np.zeros((0, 32, 32, 1), np.uint8)
+    rows = torch.tensor([row for row, _ in placed], dtype=torch.int64)
+    labels = [short_label(names[index]) for index in pictures.classes]
+    return png_bytes(contact_sheet(torch.from_numpy(images).permute(0, 3, 1, 2), rows, labels, pictures.per_class))
 
 
-def _pixels(image: Tensor) -> Pixels:
-    """[C, H, W] as stored to uint8 [H, W, C] of at most `_SIDE` pixels; one or three channels are shown."""
+def scale_of(similarity: NDArray[np.float64]) -> float:
+    """The largest magnitude off the diagonal: full colour. The diagonal is 1 by definition and would drown the rest."""
+    off = np.abs(similarity[~np.eye(len(similarity), dtype=bool)])
+    return float(off.max(initial=0.0)) or 1.0
+
+
+def colours(similarity: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """[K, K] similarities to [K, K, 4] RGBA: warm is alike, cool is opposed, opacity is strength, diagonal clear."""
+    strength = np.clip(np.abs(similarity) / scale_of(similarity), 0, 1)
+    np.fill_diagonal(strength, 0)
+    hue = np.where(similarity[..., None] >= 0, np.array(_WARM), np.array(_COOL))
+    return np.concatenate([hue, np.round(strength * 230)[..., None]], axis=2).astype(np.uint8)
+
+
+def pixels_png(similarity: NDArray[np.float64]) -> bytes:
+    """The matrix as K x K pixels, to be enlarged without smoothing."""
+    return png_bytes(Image.fromarray(colours(similarity)))
+
+
+def similarity_png(similarity: NDArray[np.float64], classes: tuple[str, ...]) -> bytes:
+    """The matrix as a picture on white, with class names where they are legible."""
+    count = len(similarity)
+    cell, margin = max(1, _MATRIX // count), _MARGIN if count <= _LABELLED else 8
+    square = Image.fromarray(colours(similarity)).resize((cell * count, cell * count), Image.Resampling.NEAREST)
+    sheet = Image.new("RGBA", (margin + cell * count + 8, margin + cell * count + 8), "white")
+    sheet.alpha_composite(square, (margin, margin))
+    for index, name in enumerate(classes if count <= _LABELLED else ()):
+        middle = margin + index * cell + cell // 2
+        sheet.alpha_composite(_label(name, "rm"), (0, middle - 8))
+        sheet.alpha_composite(_label(name, "lm").transpose(Image.Transpose.ROTATE_90), (middle - 8, 0))
+    return png_bytes(sheet.convert("RGB"))
+
+
+def _label(name: str, anchor: str) -> Image.Image:
+    """A class name against the right (`rm`) or left (`lm`) end of a strip as long as the margin."""
+    label = Image.new("RGBA", (_MARGIN - 8, 16))
+    at = (label.width if anchor == "rm" else 0, 8)
+    ImageDraw.Draw(label).text(at, short_label(name), fill=_INK, font=ImageFont.load_default(12), anchor=anchor)
+    return label
+
+
+def _shown(image: Tensor) -> Pixels:
+    """[C, H, W] as stored to at most `_SIDE` pixels; of other than one or three channels the first."""
     stored = image if image.dtype == torch.uint8 else to_uint8(image)
     shown = stored if len(stored) in (1, 3) else stored[:1]
     picture = _picture(shown.permute(1, 2, 0).cpu().numpy())

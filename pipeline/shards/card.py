@@ -2,7 +2,7 @@
 
 import json
 
-from pipeline.shards.schema import AttachmentEntry, Manifest
+from .manifest import AttachmentEntry, Manifest
 
 __all__ = ["card"]
 
@@ -14,9 +14,10 @@ _MEANINGS = {
     "npy": "the image, channels first, in [0, 1]",
     "logits.npy": "the teacher's raw outputs for the stored image, before any softmax or temperature",
     "target.npy": "the class distribution that the image was steered towards while it was made; it sums to 1",
-    "cls": "a class number: the largest entry of what the image was steered towards",
 }
-_REAL_CLS = "a class number: the true label"
+_CLS_STEERED = "a class number: the largest entry of what the image was steered towards"
+_CLS_TEACHER = "a class number: the teacher's first choice"
+_CLS_REAL = "a class number: the true label"
 _KINDS = {
     "generator": "a network that makes images: its weights, as safetensors",
     "proxy": "a student that was trained while the images were made: its weights, as safetensors",
@@ -42,7 +43,7 @@ tags:
 - webdataset
 - synthetic
 - knowledge-distillation
-{data_free_tag}- afterimage
+{data_free_tag}- photogram
 configs:
 - config_name: default
   data_files:
@@ -67,7 +68,7 @@ Method `{method}`, seed {seed}, with these parameters:
 | --- | --- |
 {teacher}
 
-The stored label is the teacher's first choice in {agreement} of the training samples.
+{agreement}
 
 ## What a sample holds
 
@@ -78,7 +79,7 @@ WebDataset tar files, {counts}. Each sample has
 {fields}
 
 Images are not normalised; the teacher's mean and standard deviation above are part of the teacher. `manifest.json`
-lists every shard with its sha256.
+lists every file with its sha256.
 
 | class | name | training samples |
 | --- | --- | --- |
@@ -86,11 +87,11 @@ lists every shard with its sha256.
 {attachments}
 ## How to load it
 
-With afterimage, every byte checked against the manifest:
+With photogram, every byte checked against the manifest:
 
 ```python
 from pathlib import Path
-from pipeline.shards.reader import Dataset
+from photogram.shards import Dataset
 
 samples = Dataset.open(Path(".")).load("train")
 ```
@@ -154,7 +155,7 @@ def card(manifest: Manifest) -> str:
         seed=manifest.seed,
         params=json.dumps(manifest.method_params, indent=2, sort_keys=True),
         teacher=_teacher_rows(manifest),
-        agreement=f"{manifest.teacher_agreement:.2%}",
+        agreement=_agreement(manifest),
         counts=" and ".join(f"{number:,} samples in `{split}`" for split, number in counts.items()),
         fields=_field_rows(manifest),
         classes=_class_rows(manifest),
@@ -163,6 +164,14 @@ def card(manifest: Manifest) -> str:
         decode='"rgb8"' if image == "png" else "",
         image=image,
         privacy=_PRIVACY if manifest.data_free else _PRIVACY_REAL,
+    )
+
+
+def _agreement(manifest: Manifest) -> str:
+    if not manifest.steered:
+        return "The images were not steered towards a class; they are labelled by the teacher."
+    return (
+        f"The stored label is the teacher's first choice in {manifest.teacher_agreement:.2%} of the training samples."
     )
 
 
@@ -186,7 +195,8 @@ def _teacher_rows(manifest: Manifest) -> str:
 
 
 def _field_rows(manifest: Manifest) -> str:
-    meanings = _MEANINGS | ({} if manifest.data_free else {"cls": _REAL_CLS})
+    steered = _CLS_STEERED if manifest.data_free else _CLS_REAL
+    meanings = _MEANINGS | {"cls": steered if manifest.steered else _CLS_TEACHER}
     return "\n".join(
         f"| `.{name}` | {field.dtype} | {_shape(field.shape)} | {meanings[name]} |"
         for name, field in sorted(manifest.fields.items())

@@ -3,11 +3,11 @@
 import errno
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.core.errors import ShardError
+from ..core.errors import ShardError
 
 __all__ = ["read_whole"]
 
@@ -58,7 +58,7 @@ def _fill(descriptor: int, content: bytearray, path: Path) -> None:
 
 
 @contextmanager
-def _opened(folder: Path, name: str) -> Generator[int]:
+def _opened(folder: Path, name: str) -> Iterator[int]:
     path = folder / name
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
         raise ShardError(f"{folder}: {name[:80]!r} is not a file name")

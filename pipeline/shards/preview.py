@@ -1,47 +1,48 @@
-"""preview.png: the first pictures of every class, decoded from the shards that readers get."""
+"""Contact sheets: a row per class, its name on the left, the first pictures that the shards hold. Nothing is chosen.
 
-from pathlib import Path
+The card of a dataset and the report draw with the same functions; equal pictures give equal bytes.
+"""
 
+import unicodedata
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipeline.core.errors import ShardError
-from pipeline.core.files import sha256_bytes
-from pipeline.core.images import to_uint8
-from pipeline.shards.decode import decode_cls, decode_npy, decode_png
-from pipeline.shards.opening import read_whole
-from pipeline.shards.schema import Manifest, ShardEntry
-from pipeline.shards.sheet import contact_sheet, png_bytes
-from pipeline.shards.tar import RawSample, samples
+from ..core.images import to_uint8
+from .reader import Dataset
 
-__all__ = ["preview"]
+__all__ = ["Pixels", "contact_sheet", "draw_label", "first_pictures", "png_bytes", "preview", "short_label", "to_image"]
+
+Pixels = NDArray[np.uint8]  # [H, W, C], C 1 or 3
 
 _PER_CLASS = 10
 _MOST_CLASSES = 50  # of a dataset with more, evenly chosen ones that have training images are shown
 _MOST_SHARDS = 8  # that are looked through for rare classes
+_LARGEST = 256  # pixels; larger pictures are reduced to this
+
+_READABLE = 64  # pixels; smaller pictures are enlarged by a whole factor to at least this
+_GAP = 3  # pixels between pictures
+_MARGIN = 10  # pixels around the sheet and beside the names
+_FONT = 14  # pixels
+_LETTERS = 20  # of a name
+_PAPER, _INK, _EMPTY = (255, 255, 255), (34, 34, 34), (240, 240, 240)
 
 
-def preview(folder: Path, manifest: Manifest) -> bytes:
-    """The contact sheet of a dataset, as PNG; a function of its shards alone.
+def preview(dataset: Dataset) -> bytes:
+    """The contact sheet that lies beside a dataset, as PNG; a function of its shards alone.
 
     Raises:
         ShardError: a shard is missing or damaged.
     """
-    classes = manifest.teacher.classes
-    shown = _shown(manifest.class_histogram)
-    found: dict[int, list[Tensor]] = {number: [] for number in shown}
-    for entry in manifest.entries("train")[:_MOST_SHARDS]:
-        if all(len(pictures) == _PER_CLASS for pictures in found.values()):
-            break
-        _collect(folder, entry, manifest, found)
-    placed = [(row, picture) for row, pictures in enumerate(found.values()) for picture in pictures]
-    none = torch.empty((0, manifest.teacher.channels, manifest.teacher.size, manifest.teacher.size), dtype=torch.uint8)
-    sheet = contact_sheet(
-        torch.stack([picture for _, picture in placed]) if placed else none,
-        torch.tensor([row for row, _ in placed]),
-        [classes[number] for number in shown],
-        _PER_CLASS,
-    )
+    teacher = dataset.manifest.teacher
+    shown = _shown(dataset.manifest.class_histogram)
+    found = first_pictures(dataset, shown, _PER_CLASS, _LARGEST, _MOST_SHARDS)
+    sheet = contact_sheet(list(found.values()), [teacher.classes[number] for number in shown], _PER_CLASS)
     return png_bytes(sheet)
 
 
@@ -54,23 +55,96 @@ def _shown(histogram: tuple[int, ...]) -> list[int]:
     return [there[row * len(there) // rows] for row in range(rows)]
 
 
-def _collect(folder: Path, entry: ShardEntry, manifest: Manifest, found: dict[int, list[Tensor]]) -> None:
-    """Add a shard's pictures to the rows that are not full; only those are decoded."""
-    where = str(folder / entry.name)
-    content = bytes(read_whole(folder, entry.name, entry.bytes, exactly=entry.bytes))
-    if sha256_bytes(content) != entry.sha256:
-        raise ShardError(f"{where}: sha256 differs from the manifest's; fetch or make the dataset again")
-    for sample in samples(content, where, manifest.fields, entry.samples):
-        cls = decode_cls(sample.payloads["cls"], len(manifest.teacher.classes), f"{where}: {sample.key}.cls")
-        if cls in found and len(found[cls]) < _PER_CLASS:
-            found[cls].append(_picture(sample, manifest, where))
+def first_pictures(
+    dataset: Dataset, classes: Sequence[int], per_class: int, largest: int, shards: int | None = None
+) -> dict[int, list[Pixels]]:
+    """The first training pictures of some classes, in the order they are stored.
+
+    Args:
+        dataset: where they are.
+        classes: whose pictures are looked for; the result has their order.
+        per_class: how many of each; reading ends when all are found.
+        largest: in pixels; larger pictures are reduced.
+        shards: how many are read at most; None for all.
+
+    Raises:
+        ShardError: a shard is missing or damaged.
+    """
+    found: dict[int, list[Pixels]] = {number: [] for number in classes}
+    for entry in dataset.manifest.entries("train")[:shards]:
+        if all(len(pictures) == per_class for pictures in found.values()):
+            break
+        samples = dataset.read(entry)
+        for number, pictures in found.items():
+            here = torch.nonzero(samples.cls == number).flatten()[: per_class - len(pictures)]
+            pictures.extend(_pixels(image, largest) for image in samples.images[here])
+    return found
 
 
-def _picture(sample: RawSample, manifest: Manifest, where: str) -> Tensor:
-    teacher = manifest.teacher
-    member = f"{where}: {sample.key}.{manifest.encoding}"
-    payload = sample.payloads[manifest.encoding]
-    if manifest.encoding == "png":
-        return torch.from_numpy(decode_png(payload, teacher.channels, teacher.size, member).copy())
-    shape = (teacher.channels, teacher.size, teacher.size)
-    return to_uint8(torch.from_numpy(decode_npy(payload, "float16", shape, member).copy()))
+def _pixels(image: Tensor, largest: int) -> Pixels:
+    """[C, H, W] as stored to what is shown: one channel grey, three in colour, of any other number the first."""
+    stored = image if image.dtype == torch.uint8 else to_uint8(image)
+    shown = stored if len(stored) in {1, 3} else stored[:1]
+    picture = to_image(shown.permute(1, 2, 0).numpy())
+    if max(picture.size) > largest:
+        picture.thumbnail((largest, largest), Image.Resampling.BOX)
+    pixels = np.asarray(picture)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Pixels]], names: Sequence[str], columns: int, readable: int = _READABLE
+) -> Image.Image:
+    """Draw rows of pictures with their names.
+
+    Args:
+        rows: pictures of one size.
+        names: one per row.
+        columns: pictures in a row; missing ones leave a pale square, surplus ones are left out.
+        readable: in pixels; smaller pictures are enlarged by a whole factor to at least this.
+    """
+    height, width = next((picture.shape[:2] for row in rows for picture in row), (readable, readable))
+    factor = max(1, -(-readable // max(height, width)))
+    high, wide = height * factor, width * factor
+    row_height = max(high, _FONT) + _GAP
+    labels = [short_label(name) for name in names]
+    font = ImageFont.load_default(_FONT)
+    left = _MARGIN * 2 + max((int(font.getlength(label)) for label in labels), default=0)
+    size = (left + columns * (wide + _GAP) - _GAP + _MARGIN, _MARGIN * 2 + max(0, len(labels) * row_height - _GAP))
+    sheet = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, (label, pictures) in enumerate(zip(labels, rows, strict=True)):
+        top = _MARGIN + number * row_height
+        draw_label(sheet, label, left - _MARGIN, top + (row_height - _GAP) // 2)
+        for column in range(columns):
+            x = left + column * (wide + _GAP)
+            if column < len(pictures):
+                enlarged = to_image(pictures[column]).resize((wide, high), Image.Resampling.NEAREST)
+                sheet.paste(enlarged, (x, top))
+            else:
+                draw.rectangle((x, top, x + wide - 1, top + high - 1), fill=_EMPTY)
+    return sheet
+
+
+def draw_label(sheet: Image.Image, text: str, right: int, middle: int, font: int = _FONT) -> None:
+    """Write a label that ends at x = `right` and is centred on y = `middle`; `font` in pixels."""
+    style = ImageFont.load_default(font)
+    ImageDraw.Draw(sheet).text((right, middle), text, fill=_INK, font=style, anchor="rm")
+
+
+def short_label(text: str, letters: int = _LETTERS) -> str:
+    """One printable line of at most `letters` characters, whatever a class is called."""
+    line = " ".join("".join(" " if unicodedata.category(c).startswith("C") else c for c in text).split())
+    return line if len(line) <= letters else f"{line[: letters - 1]}…"
+
+
+def to_image(pixels: Pixels) -> Image.Image:
+    """[H, W, 1 or 3] as a picture, grey or in colour."""
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """An image as PNG, without time or software stamps."""
+    buffer = BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

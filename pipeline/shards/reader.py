@@ -3,33 +3,68 @@
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from pipeline.core.errors import ShardError
-from pipeline.core.files import sha256_bytes
-from pipeline.shards.general import read_general
-from pipeline.shards.limits import LIMITS, Limits
-from pipeline.shards.opening import read_whole
-from pipeline.shards.regular import ShardShape, read_regular
-from pipeline.shards.schema import MANIFEST, AttachmentEntry, Manifest, ShardEntry, Split, parse_manifest
-from pipeline.shards.tar import BLOCK
-from pipeline.shards.values import Arrays, Samples, Tally, check_values, to_samples
+from ..core.errors import ShardError
+from ..core.files import sha256_bytes
+from .decode import ShardShape, decode_shard
+from .encode import Arrays
+from .manifest import (
+    LIMITS,
+    MANIFEST,
+    AttachmentEntry,
+    Limits,
+    Manifest,
+    ShardEntry,
+    Split,
+    parse_manifest,
+    shard_bytes,
+)
+from .opening import read_whole
 
-__all__ = ["Dataset", "Samples", "decode_shard"]
+__all__ = ["Dataset", "Samples", "Tally"]
 
-_SLACK = 16 << 10  # headers, padding and metadata of one sample, at most
 _NAMED = (".tar", ".safetensors", ".csv")  # files of these types must stand in the manifest
-_RECORD = 20 * BLOCK  # what an archive's end may take
+
+
+class Samples(NamedTuple):
+    """Samples of one split or shard, in the order they are stored."""
+
+    images: Tensor  # [N, C, H, W] uint8 (png) or float16 in [0, 1] (npy)
+    logits: Tensor  # [N, K] float32, the teacher's raw answer to the stored image
+    cls: Tensor  # [N] int64, argmax of what the method steered to, else the teacher's choice (real data: the true label)
+    targets: Tensor | None  # [N, K] float32, what the method steered to; None when not stored
+
+
+class Tally:
+    """Counts the train samples' labels and how often the teacher agrees with them, shard by shard."""
+
+    def __init__(self, classes: int) -> None:
+        """Begin with nothing."""
+        self.histogram: list[int] = [0] * classes
+        self.agreed = 0
+
+    def add(self, logits: Tensor, cls: Tensor) -> None:
+        """Count one shard: logits [N, K], cls [N]."""
+        counts = cast(list[int], torch.bincount(cls, minlength=len(self.histogram)).tolist())
+        self.histogram = [before + count for before, count in zip(self.histogram, counts, strict=True)]
+        self.agreed += int((logits.argmax(dim=1) == cls).sum())
+
+    @property
+    def agreement(self) -> float:
+        """Share of samples with argmax(logits) == cls, 0..1."""
+        return self.agreed / sum(self.histogram)
 
 
 class Dataset:
     """A folder with a manifest and the files it names. Nothing in the folder is ever imported or executed."""
 
-    def __init__(self, folder: Path, manifest: Manifest, sha256: str, limits: Limits) -> None:
-        """Use `Dataset.open`."""
+    def __init__(self, folder: Path, manifest: Manifest, sha256: str = "", limits: Limits = LIMITS) -> None:
+        """Use `Dataset.open`; for a folder that gets its manifest last, the manifest to come."""
         self.folder = folder
         self.manifest = manifest
         self.sha256 = sha256  # of manifest.json's bytes: compare it with the sender's to know whose dataset this is
@@ -124,6 +159,16 @@ class Dataset:
         for entry in self.manifest.attachments:
             self.attachment(entry)
 
+    def changed(self) -> tuple[str, ...]:
+        """The files for people, such as the card, that are missing or no longer as they were published."""
+        return tuple(name for name, sha256 in sorted(self.manifest.files.items()) if self._found(name) != sha256)
+
+    def _found(self, name: str) -> str | None:
+        try:
+            return sha256_bytes(bytes(read_whole(self.folder, name, self._limits.attachment_bytes)))
+        except ShardError:
+            return None
+
     def _content(self, entry: ShardEntry | AttachmentEntry, most: int) -> bytearray:
         content = read_whole(self.folder, entry.name, most, exactly=entry.bytes)
         if sha256(content).hexdigest() != entry.sha256:
@@ -141,23 +186,11 @@ class Dataset:
             )
 
 
-def decode_shard(content: bytes | bytearray, shape: ShardShape, where: str) -> Arrays:
-    """Decode a shard's bytes: all at once when our encoder wrote them, else member by member.
-
-    Args:
-        content: the whole file; its sha256 is the caller's business.
-        shape: what it must hold.
-        where: the file, for messages.
-
-    Raises:
-        ShardError: names the file and the member.
-    """
-    try:
-        arrays = read_regular(content, shape) or read_general(content, shape, where)
-    except MemoryError:
-        raise ShardError(f"{where}: {shape.samples} decoded samples are more than the memory that is free") from None
-    check_values(arrays, shape.keys, where)
-    return arrays
+def to_samples(arrays: Arrays) -> Samples:
+    """Arrays as tensors that share their memory."""
+    targets = None if arrays.targets is None else torch.from_numpy(arrays.targets)  # pyright: ignore[reportUnknownMemberType]
+    images, logits, cls = (torch.from_numpy(array) for array in arrays[:3])  # pyright: ignore
+    return Samples(images, logits, cls, targets)
 
 
 def _empty(manifest: Manifest, count: int) -> Samples:
@@ -176,28 +209,26 @@ def _sample_bytes(manifest: Manifest) -> int:
 
 
 def _check_budget(folder: Path, manifest: Manifest, limits: Limits) -> None:
-    """Before anything is read: refuse files that need too much memory or cannot hold what they claim."""
+    """Before anything is read: refuse files that are too large, and shards that are not as long as their samples."""
     for entry in manifest.attachments:
         if entry.bytes > limits.attachment_bytes:
             most = limits.attachment_bytes
             raise ShardError(f"{folder / entry.name}: {entry.bytes} bytes; at most {most} are read of an attachment")
-    decoded, fields = _sample_bytes(manifest), len(manifest.fields)
     for entry in manifest.shards:
         claim = f"{folder / entry.name}: {entry.samples} samples in {entry.bytes} bytes"
-        if entry.samples * decoded > limits.decoded_bytes or entry.bytes > limits.shard_bytes:
-            most = f"{limits.shard_bytes} bytes, {limits.decoded_bytes} decoded"
-            raise ShardError(f"{claim}, {entry.samples * decoded} bytes decoded; at most {most}, are read")
-        if not entry.samples * fields * 2 * BLOCK < entry.bytes <= entry.samples * (2 * decoded + _SLACK) + _RECORD:
-            raise ShardError(f"{claim} cannot be: too many or too few for their size")
+        if entry.bytes > limits.shard_bytes:
+            raise ShardError(f"{claim}; at most {limits.shard_bytes} are read")
+        if entry.bytes != shard_bytes(entry.samples, manifest.fields):
+            raise ShardError(f"{claim} cannot be; they take {shard_bytes(entry.samples, manifest.fields)}")
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
-    """Exactly the manifest's files must be there; those of other types (a card, a preview) are nobody's business."""
+    """Exactly the manifest's shards and attachments must be there; files of other types, such as a card, may be."""
     expected = {entry.name for entry in (*manifest.shards, *manifest.attachments)}
     found = {path.name for path in folder.iterdir() if path.name.lower().endswith(_NAMED)}
     if expected - found:
         missing = folder / min(expected - found)
         raise ShardError(f"{missing}: missing, the manifest names it; fetch or make the dataset again")
     if found - expected:
-        stale = min(found - expected).encode("ascii", "backslashreplace").decode()
+        stale = min(found - expected).encode("ascii", "backslashreplace").decode()[:200]
         raise ShardError(f"{folder / stale}: not in the manifest (a leftover of another dataset?); remove it")

@@ -1,1 +1,1 @@
-"""The teacher: a frozen network that owns its normalisation, and the ways to come by one."""
+"""Moved to `pipeline.classifier` and `pipeline.sources`."""  # shim

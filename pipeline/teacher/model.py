@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.classifier import Classifier, TeacherCard
-from pipeline.classifier import TeacherCard as TeacherInfo  # noqa: F401
+from pipeline.classifier import TeacherCard as TeacherInfo
 
 __all__ = ["Teacher", "TeacherInfo"]
 

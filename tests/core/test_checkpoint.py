@@ -1,3 +1,5 @@
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,83 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, keep: int) -> 
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(WorkError, match=r"damaged checkpoint .*delete it to start this training anew"):
         Checkpoint(path).load()
+
+
+def damages(content: bytes, chance: random.Random) -> Iterator[bytes]:
+    """Flipped bits, cuts, zeroed ranges, appended and repeated bytes."""
+    for _ in range(200):
+        place, length = chance.randrange(len(content)), chance.randrange(1, 64)
+        flipped = content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :]
+        zeroed = content[:place] + bytes(length) + content[place + length :]
+        yield from (
+            flipped,
+            content[:place],
+            zeroed[: len(content)],
+            content + bytes(length),
+            content[:place] + content,
+        )
+
+
+def test_damage_anywhere_is_an_error_that_names_the_file_and_never_another_state(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    Checkpoint(path, "owner").save({"net": {"w": torch.randn(20, 5), "steps": torch.tensor(3)}, "history": [0.5, None]})
+    whole = path.read_bytes()
+    tried = 0
+    for damaged in damages(whole, random.Random(0)):
+        if damaged != whole:
+            tried += 1
+            path.write_bytes(damaged)
+            for look in (Checkpoint(path, "owner").load, Checkpoint(path, "owner").seconds):
+                with pytest.raises(WorkError, match=r"net\.safetensors: damaged checkpoint .*delete it to start"):
+                    look()
+    assert tried > 900
+
+
+def test_another_trainings_state_is_not_taken_up(tmp_path: Path) -> None:
+    Checkpoint(tmp_path / "c", "one").save({"a": 1})
+    for owner in ("two", ""):
+        with pytest.raises(WorkError, match="c: a checkpoint of another training; delete it to start this one anew"):
+            Checkpoint(tmp_path / "c", owner).load()
+    assert Checkpoint(tmp_path / "c", "one").load() == {"a": 1}
+
+
+def test_a_state_may_hold_text_that_looks_like_a_seal(tmp_path: Path) -> None:
+    state = {"text": '\\"seal\\": \\"' + "0" * 64, '"seal": "': "0" * 64}
+    Checkpoint(tmp_path / "c", "0" * 64).save(state)
+    assert Checkpoint(tmp_path / "c", "0" * 64).load() == state
+
+
+def test_parts_lie_beside_the_training_they_belong_to(tmp_path: Path) -> None:
+    whole = Checkpoint(tmp_path / "fit.safetensors", "owner")
+    whole.part("round1").save({"a": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["fit-round1.safetensors"]
+    assert Checkpoint(tmp_path / "fit-round1.safetensors", "owner").load() == {"a": 1}
+
+
+def test_what_a_killed_run_spent_on_parts_that_it_saved_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("pipeline.core.checkpoint.time.perf_counter", lambda: now[0])
+
+    def piece(fit: Checkpoint, name: str) -> None:
+        part = fit.part(name)
+        if part.load() is None:
+            now[0] += 10
+            part.save({"images": 1})
+
+    path = tmp_path / "fit.safetensors"
+    first = Checkpoint(path)
+    piece(first, "0")
+    first.save({"round": 1})
+    piece(first, "1")
+    now[0] += 7  # killed here: the piece that was being made is lost, and so is its time
+    second = Checkpoint(path)
+    assert second.load() == {"round": 1}
+    for name in "012":
+        piece(second, name)
+    second.save({"round": 2})
+    assert Checkpoint(path).seconds() == 30
 
 
 def test_weights_without_a_state_are_an_error_that_names_the_file(tmp_path: Path) -> None:

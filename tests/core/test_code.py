@@ -1,12 +1,13 @@
 import ast
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.code import SourceTree, fingerprint, syntax_hash
+from pipeline.core.code import SourceTree, fingerprint, syntax_hash, work_fingerprint
 from pipeline.core.errors import WorkError
 
 FILES = {
@@ -57,6 +58,10 @@ def test_the_else_branch_of_a_type_checking_block_counts(tree: SourceTree) -> No
         "import typing\nif typing.TYPE_CHECKING:\n    import app.tools\nelse:\n    import app.typed\n"
     )
     assert tree.closure(["app.deep"]) == ("app", "app.deep", "app.typed")
+
+
+def test_modules_can_be_left_out_with_what_only_they_import(tree: SourceTree) -> None:
+    assert tree.closure(["app.main"], {"app.lazy", "app.parts.wheel"}) == ("app", "app.main")
 
 
 def test_a_cycle_of_imports_ends(tree: SourceTree) -> None:
@@ -129,6 +134,118 @@ def test_comments_docstrings_and_formatting_do_not_count() -> None:
 def test_everything_else_counts() -> None:
     hashes = [syntax_hash(ast.parse(text)) for text in (SAME[0], *OTHER)]
     assert len(set(hashes)) == len(hashes)
+
+
+TALK = """
+def f(a):
+    for item in track(a, "drawing", total=3, unit="shard"):
+        say(f"at {item}")
+        sys.stderr.write("much\\n")
+        g(item, what=f"training {a}")
+    raise ValueError(f"{a}: too small; take {a + 1}") from None
+"""
+REWORDED = {
+    '"drawing"': 'f"painting {a}"',
+    '"shard"': '"file"',
+    'f"at {item}"': '"there"',
+    '"much\\n"': '"less\\n"',
+    'f"training {a}"': '"training"',
+    'f"{a}: too small; take {a + 1}"': '"too small", a',
+}
+CHANGED = {
+    "track(a": "track(b",
+    "total=3": "total=4",
+    "g(item": "g(a",
+    "ValueError": "KeyError",
+    "from None": "from a",
+    "say(": "tell(",
+}
+
+
+@pytest.mark.parametrize("old", [*REWORDED, *CHANGED])
+def test_what_only_people_read_counts_in_the_exact_hash_alone(old: str) -> None:
+    other = TALK.replace(old, REWORDED.get(old) or CHANGED[old])
+    assert syntax_hash(ast.parse(TALK)) != syntax_hash(ast.parse(other))
+    same = syntax_hash(ast.parse(TALK), texts=False) == syntax_hash(ast.parse(other), texts=False)
+    assert same == (old in REWORDED)
+
+
+ROOTS = ("pipeline.shards.make", "pipeline.methods.zskt", "pipeline.nets.lenet", "pipeline.nets.resnet")
+MATTERS = (
+    "methods.zskt",
+    "shards.make",
+    "shards.encode",
+    "nets.lenet",
+    "nets.resnet",
+    "core.rng",
+    "core.images",
+    "core.device",
+)
+DOES_NOT = (
+    *(f"core.{name}" for name in ("checkpoint", "code", "errors", "files", "params", "progress", "work")),
+    *(f"shards.{name}" for name in ("card", "executor", "produce", "publish", "reader", "work", "__main__")),
+    "methods.zskd", "methods.dafl", "nets.wrn", "distill.train", "report.build",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the source."""
+    root = tmp_path_factory.mktemp("project")
+    source = Path(__file__).resolve().parents[2] / "pipeline"
+    shutil.copytree(source, root / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    return root
+
+
+def work_of(project: Path) -> str:
+    return work_fingerprint(SourceTree(project, ("pipeline",)), ROOTS)
+
+
+@pytest.mark.parametrize("module", [*MATTERS, *DOES_NOT])
+def test_the_key_of_the_work_holds_what_can_change_a_byte_of_a_shard_and_nothing_else(
+    project: Path, module: str
+) -> None:
+    before, path = work_of(project), project / "pipeline" / f"{module.replace('.', '/')}.py"
+    original = path.read_text()
+    path.write_text(f"{original}\nA_NUMBER = 1\n")
+    after = work_of(project)
+    path.write_text(original)
+    assert (before != after) == (module in MATTERS)
+
+
+def other_number(module: ast.Module) -> bool:
+    """Change the first number that no error tells of."""
+    todo: list[ast.AST] = [module]
+    for node in todo:
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            node.value += 7531
+            return True
+        todo.extend(child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.Raise))
+    return False
+
+
+def other_words(module: ast.Module) -> bool:
+    """Change what errors say."""
+    calls = [node.exc for node in ast.walk(module) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
+    for call in calls:
+        call.args = [ast.Constant("Sadly, no.")]
+    return bool(calls)
+
+
+def test_a_number_in_any_of_its_modules_counts_and_the_words_of_their_errors_do_not(project: Path) -> None:
+    before, tree = work_of(project), SourceTree(project, ("pipeline",))
+    edited = {other_number: 0, other_words: 0}
+    for module in tree.closure(ROOTS, {f"pipeline.{name}" for name in DOES_NOT}):
+        path = tree.modules[module]
+        original = path.read_text()
+        for edit in edited:
+            parsed = ast.parse(original)
+            if edit(parsed):
+                path.write_text(ast.unparse(parsed))
+                assert (work_of(project) != before) == (edit is other_number), module
+                edited[edit] += 1
+        path.write_text(original)
+    assert min(edited.values()) > 10
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(), st.text(max_size=3), st.booleans()), max_size=3))

@@ -1,7 +1,12 @@
+import subprocess
+import sys
+
 import pytest
+import torch
 
 from pipeline.core import errors
 from pipeline.core.errors import ParamsError, PipelineError, run_or_exit
+from tests.support import ROOT
 
 
 def test_every_error_belongs_to_one_family() -> None:
@@ -31,12 +36,79 @@ def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> N
     assert "run the same command again" in capsys.readouterr().err
 
 
-def test_a_mistake_of_ours_keeps_its_traceback() -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "data/x"), "error: data/x: Permission denied; check who owns it"),
+        (OSError(28, "No space left on device", "a", None, "b"), "error: a, b: No space left on device; free some"),
+        (MemoryError(), "error: not enough memory; free some"),
+        (RuntimeError("could not create a primitive"), "error: not enough memory (could not create a primitive); free"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried\nmore"),
+            "you tried); free",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to"), "error: not enough memory (CUDA out of memory. Tried"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_with_a_cure(
+    capsys: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
     def main() -> None:
-        raise ZeroDivisionError
+        raise error
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SystemExit) as ended:
         run_or_exit(main)
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert printed.count("\n") == 1
+
+
+INTERRUPTED = "interrupted; run the same command again to go on\n"
+COMMAND = """
+import os, signal, sys, time
+from pipeline.core.errors import quiet_interrupt, run_or_exit
+quiet_interrupt()
+when = sys.argv[1]
+def press():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(10)
+if when == "importing":
+    press()
+def main():
+    try:
+        press() if when == "working" else None
+    finally:
+        print("closed", flush=True)
+run_or_exit(main)
+press()
+"""
+
+
+@pytest.mark.parametrize(("when", "printed"), [("importing", ""), ("working", "closed\n"), ("leaving", "closed\n")])
+def test_an_interrupt_is_one_line_from_the_first_import_to_the_end(when: str, printed: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", COMMAND, when], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, printed, INTERRUPTED)
+
+
+def test_a_stage_is_quiet_before_its_imports_and_an_import_of_it_changes_nothing() -> None:
+    program = "import signal, sys; sys.argv[0] = sys.argv[1]; import stages; print(signal.getsignal(signal.SIGINT))"
+    for argument, handler in (("-m", "_leave"), ("x.py", "default_int_handler")):
+        command = [sys.executable, "-c", program, argument]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert handler in found
+
+
+def test_a_mistake_of_ours_keeps_its_traceback() -> None:
+    for mistake in (ZeroDivisionError, RuntimeError("shape mismatch")):
+
+        def main(mistake: type[Exception] | Exception = mistake) -> None:
+            raise mistake
+
+        with pytest.raises((ZeroDivisionError, RuntimeError)):
+            run_or_exit(main)
 
 
 def test_a_command_that_succeeds_returns() -> None:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.images import Normalise, from_uint8, to_uint8
+from pipeline.core.images import Normalise, from_uint8, to_uint8, to_unit
 
 
 def test_every_byte_survives_the_way_to_floats_and_back() -> None:
@@ -34,6 +34,13 @@ def test_what_is_not_finite_is_refused(value: float) -> None:
 def test_rounding_keeps_half_precision_images_within_half_a_step() -> None:
     images = torch.linspace(0, 1, 1000).half()
     assert float((from_uint8(to_uint8(images)) - images.float()).abs().max()) <= 0.5 / 255 + 1e-6
+
+
+def test_stored_images_become_unit_floats_whatever_they_are_stored_as() -> None:
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    assert to_unit(images).tolist() == pytest.approx([0, 0.2, 1])
+    assert to_unit(torch.tensor([0.25]).half()).tolist() == [0.25]
+    assert to_unit(images).dtype == to_unit(images.half()).dtype == torch.float32
 
 
 def test_normalisation_is_per_channel() -> None:

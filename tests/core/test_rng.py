@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.rng import generator, numpy_generator
+from pipeline.core.rng import numpy_stream, stream
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -15,35 +15,35 @@ def draw(rng: torch.Generator) -> list[float]:
 
 @given(SEEDS, st.text(max_size=8), st.integers(0, 2**20))
 def test_the_same_three_values_give_the_same_numbers(seed: int, purpose: str, index: int) -> None:
-    assert draw(generator(seed, purpose, index)) == draw(generator(seed, purpose, index))
+    assert draw(stream(seed, purpose, index)) == draw(stream(seed, purpose, index))
 
 
 @pytest.mark.parametrize("other", [(1, "a", 0), (0, "b", 0), (0, "a", 1)])
 def test_each_of_the_three_values_matters(other: tuple[int, str, int]) -> None:
-    assert draw(generator(0, "a", 0)) != draw(generator(*other))
+    assert draw(stream(0, "a", 0)) != draw(stream(*other))
 
 
 @given(SEEDS, st.text(max_size=8), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_no_two_indices_of_one_purpose_share_a_stream(seed: int, purpose: str, first: int, second: int) -> None:
-    seeds = {generator(seed, purpose, index).initial_seed() % 2**32 for index in {first, second}}
+    seeds = {stream(seed, purpose, index).initial_seed() % 2**32 for index in {first, second}}
     assert len(seeds) == len({first, second})
 
 
 def test_seed_and_purpose_cannot_be_confused() -> None:
-    assert draw(generator(1, "1x")) != draw(generator(11, "x"))
+    assert draw(stream(1, "1x")) != draw(stream(11, "x"))
 
 
-def test_a_numpy_generator_follows_its_torch_generator_and_uses_128_bits_of_it() -> None:
-    first, second = (numpy_generator(generator(3, "dirichlet")) for _ in range(2))
+def test_a_numpy_stream_follows_its_torch_stream_and_uses_128_bits_of_it() -> None:
+    first, second = (numpy_stream(stream(3, "dirichlet")) for _ in range(2))
     assert np.array_equal(first.random(5), second.random(5))
-    rng = generator(3, "dirichlet")
-    before, after = numpy_generator(rng).random(5), numpy_generator(rng).random(5)
+    rng = stream(3, "dirichlet")
+    before, after = numpy_stream(rng).random(5), numpy_stream(rng).random(5)
     assert not np.array_equal(before, after)
 
 
 def test_the_global_random_state_is_left_alone() -> None:
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002 - the point of the test
-    draw(generator(0, "x"))
-    numpy_generator(generator(0, "y")).random()
+    draw(stream(0, "x"))
+    numpy_stream(stream(0, "y")).random()
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002

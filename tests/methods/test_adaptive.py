@@ -199,7 +199,7 @@ def test_a_teacher_without_batch_norm_or_an_unknown_proxy_is_refused(tmp_path: P
 def test_a_batch_of_one_is_refused_where_the_proxys_batch_norm_cannot_take_it(tmp_path: Path) -> None:
     assert adaptive({"batch": 1}).check(1, 8, 4) == []
     (line,) = adaptive({"arch": "lenet5_bn", "batch": 1}).check(1, 28, 4)
-    assert line == "methods.adaptive_deepinversion.proxy.batch: 1: BatchNorm in lenet5_bn needs 2"
+    assert line == "methods.adaptive_deepinversion.proxy.batch: 1: BatchNorm in lenet5_bn needs at least 2 images"
     assert adaptive({"arch": "lenet5_bn", "batch": 2}).check(1, 28, 4) == []
     with pytest.raises(ParamsError, match="pool: 3: expected a divisor"):
         fit(tmp_path, phases=(Phase(pool=3, steps=1, jitter=0),))

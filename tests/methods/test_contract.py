@@ -125,7 +125,7 @@ def test_the_block_of_a_preset_has_no_problem(method: Any, teacher: Teacher) -> 
     assert method.check(card.channels, card.size, len(card.classes)) == []
 
 
-def test_a_batch_is_images_in_range_and_distributions(source: Any, teacher: Teacher) -> None:
+def test_a_batch_is_images_in_range_and_distributions(method: Any, source: Any, teacher: Teacher) -> None:
     images, targets = draw(source)
     card = teacher.card
     assert images.shape == (COUNT, card.channels, card.size, card.size)
@@ -133,6 +133,7 @@ def test_a_batch_is_images_in_range_and_distributions(source: Any, teacher: Teac
     assert torch.isfinite(images).all()
     assert images.min() >= 0
     assert images.max() <= 1
+    assert (targets is not None) == method.steered
     if targets is None:
         return
     assert targets.shape == (COUNT, len(card.classes))

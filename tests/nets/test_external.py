@@ -1,6 +1,5 @@
 """Networks that were not written here: torchvision, timm, and anything that is merely a module."""
 
-import copy
 import sys
 import types
 from typing import Any
@@ -11,8 +10,7 @@ from torch import Tensor, nn
 
 from pipeline import nets
 from pipeline.core.errors import ParamsError, TeacherError
-from pipeline.nets.features import capture
-from pipeline.nets.inspection import note
+from pipeline.nets.probe import capture
 
 
 @pytest.mark.parametrize(
@@ -90,7 +88,7 @@ def test_a_network_that_ends_in_a_convolution_has_blocks_but_no_head() -> None:
 
 def test_timm_that_is_not_installed_is_an_error_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ParamsError, match=r"timm is not installed; run `pip install 'afterimage\[timm\]'`"):
+    with pytest.raises(ParamsError, match=r"timm is not installed; run `pip install 'photogram\[timm\]'`"):
         nets.build("timm:resnet18", 6, 3, 32)
 
 
@@ -129,75 +127,3 @@ def test_names_that_timm_would_fetch_from_elsewhere_are_refused(name: str, monke
     with pytest.raises(ParamsError, match="no such classifier"):
         nets.build(f"timm:{name}", 6, 3, 32)
     assert timm.asked == {}
-
-
-# -- networks that were not built here -------------------------------------------------------------------------------
-
-
-class Misleading(nn.Module):
-    """Its head is registered first, a linear layer inside the trunk last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head_layer = nn.Linear(4, 3)
-        self.unused = nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9))
-        self.second = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
-        self.first = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
-        self.gate = nn.Linear(4, 4)
-
-    def forward(self, images: Tensor) -> Tensor:
-        pooled = self.second(self.first(images)).mean((2, 3))
-        return self.head_layer(pooled * self.gate(pooled).sigmoid()).squeeze()
-
-
-def test_one_run_finds_the_head_that_makes_the_logits_and_the_blocks_in_their_order() -> None:
-    net = Misleading()
-    note(net, torch.zeros(1, 1, 6, 6))
-    assert nets.final_linear(net) is net.head_layer
-    assert nets.feature_points(net) == ("first", "second", "head_layer")
-    assert nets.feature_points(copy.deepcopy(net)) == ("first", "second", "head_layer")
-
-
-def test_the_run_leaves_modes_statistics_and_hooks_as_they_were() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3))
-    net[1].eval()
-    before = copy.deepcopy(net.state_dict())
-    note(net, torch.ones(1, 1, 6, 6))
-    assert [module.training for module in net] == [True, False, True, True]
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert not any(module._forward_hooks for module in net.modules())
-
-
-def test_modes_and_hooks_are_put_back_when_the_run_fails() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(5, 3))
-    with pytest.raises(RuntimeError):
-        note(net, torch.ones(1, 1, 6, 6))
-    assert all(module.training for module in net.modules())
-    assert not any(module._forward_hooks for module in net.modules())
-
-
-def test_probabilities_are_not_taken_for_logits() -> None:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.LogSoftmax(1))
-    note(net, torch.zeros(1, 1, 4, 4))
-    with pytest.raises(TeacherError, match="does not end in a linear layer"):
-        nets.final_linear(net)
-
-
-def test_without_a_run_the_last_linear_layer_counts() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
-    assert nets.feature_points(net) == ("0", "3", "5")
-    assert nets.final_linear(net) is net[5]
-
-
-def test_a_wrapped_network_is_looked_into() -> None:
-    inner = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(8, 3))
-    assert nets.feature_points(nn.Sequential(inner)) == ("0.0", "0.1", "0.3")
-
-
-def test_declared_points_win_over_what_can_be_seen() -> None:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 3))
-    net.blocks, net.head = ("0",), "1"  # pyright: ignore[reportAttributeAccessIssue]
-    assert nets.feature_points(net) == ("0", "1")
-    net.head = "9"  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(TeacherError, match="does not end in a linear layer"):
-        nets.final_linear(net)

@@ -1,5 +1,6 @@
 """The generator's layers against plain ones, its published structure, and its files."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.core.errors import ParamsError, ShardError
-from pipeline.core.files import canonical_json
+from pipeline.core.params import build
 from pipeline.core.rng import generator
 from pipeline.nets.generators import (
     Generator,
+    GeneratorCard,
     GeneratorParams,
     UpConv2d,
     build_generator,
+    generator_bytes,
     load_generator,
 )
 
@@ -140,9 +143,13 @@ def card(**changes: Any) -> dict[str, Any]:
     return {**block, **changes}
 
 
-def write(path: Path, net: Generator, described: Any) -> Path:
-    metadata = None if described is None else {"generator": canonical_json(described).decode()}
-    save_file(net.state_dict(), path, metadata=metadata)
+def write(path: Path, net: Generator, described: Any, weights: dict[str, Tensor] | None = None) -> Path:
+    """A file as it is written where there is such a card, and something like it where there is none."""
+    state = net.state_dict() if weights is None else weights
+    try:
+        path.write_bytes(generator_bytes(state, build(GeneratorCard, described, "card")))
+    except ParamsError:
+        save_file(state, path, metadata=None if described is None else {"generator": json.dumps(described)})
     return path
 
 
@@ -175,35 +182,38 @@ def resaved(change: Callable[[dict[str, Tensor]], None]) -> Callable[[Path], Non
     def edit(path: Path) -> None:
         weights = load_file(path)
         change(weights)
-        save_file(weights, path, metadata={"generator": canonical_json(card()).decode()})
+        write(path, made(), card(), weights)
 
     return edit
 
 
-NOT_ITS_FILE = {
+NO_SAFETENSORS = {
     "gone": Path.unlink,
     "empty": lambda path: path.write_bytes(b""),
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+NOT_ITS_FILE = {
     "no card": lambda path: write(path, made(), None),
     "a card that is a list": lambda path: write(path, made(), [1]),
     "a card of one brace": lambda path: save_file(made().state_dict(), path, metadata={"generator": "{"}),
     "a card nested deeply": lambda path: save_file(made().state_dict(), path, metadata={"generator": "[" * 100_000}),
     "a card with a further key": lambda path: write(path, made(), card(extra=1)),
-    "no mode": lambda path: write(path, made(), {**card(), "bn_mode": "both"}),
+    "no mode": lambda path: write(path, made(), card(bn_mode="both")),
     "a mean too few": lambda path: write(path, made(), card(mean=MEAN[:2])),
     "no spread": lambda path: write(path, made(), card(std=(0.0, 0.1, 0.1))),
     "an odd size": lambda path: write(path, made(), card(size=9)),
     "too large for any memory": lambda path: write(path, made(), card(size=4 * 10**12)),
-    "too many dimensions for a tensor": lambda path: write(path, made(), card(generator={**BLOCK, "noise": 10**30})),
+    "too many dimensions for a tensor": lambda path: write(
+        path, made(), card(generator={**BLOCK, "latent_dim": 10**30})
+    ),
 }
 OF_ANOTHER = {
-    "another noise": lambda path: write(path, made(latent_dim=7), card()),
+    "another latent space": lambda path: write(path, made(latent_dim=7), card()),
     "another size": lambda path: write(path, made(size=12), card()),
-    "some terabytes": lambda path: write(path, made(), card(generator={**BLOCK, "noise": 10**11})),
+    "some terabytes": lambda path: write(path, made(), card(generator={**BLOCK, "latent_dim": 10**11})),
     "a scale and a shift": lambda path: write(path, made(affine=True), card()),
-    "half precision": resaved(lambda weights: weights.update({"conv.bias": weights["conv.bias"].half()})),
     "one too few": resaved(lambda weights: weights.pop("conv.bias")),
 }
 
@@ -211,11 +221,16 @@ OF_ANOTHER = {
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
+        *(pytest.param(damage, "(no|not a|damaged) .*", id=name) for name, damage in NO_SAFETENSORS.items()),
         *(pytest.param(damage, "not a generator's file", id=name) for name, damage in NOT_ITS_FILE.items()),
         *(pytest.param(damage, "weights of another generator", id=name) for name, damage in OF_ANOTHER.items()),
         pytest.param(
+            resaved(lambda weights: weights.update({"conv.bias": weights["conv.bias"].int()})),
+            "the weights do not fit: conv.bias: int32, expected float32", id="whole numbers",
+        ),
+        pytest.param(
             resaved(lambda weights: weights["linear.weight"].__setitem__((1, 2), float("nan"))),
-            "weights that are not finite", id="not a number",
+            "the weights do not fit: linear.weight: 1 of 192 values are not finite", id="not a number",
         ),
     ],
 )  # fmt: skip
@@ -225,4 +240,32 @@ def test_any_other_file_is_an_error_that_names_it(
     path = write(tmp_path / "generator-0002.safetensors", made(), card())
     damage(path)
     with pytest.raises(ShardError, match=rf"generator-0002.safetensors: {reason}.*fetch or make the dataset again"):
+        load_generator(path)
+
+
+def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
+    path = write(tmp_path / "g", made(), card())
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    rng = generator(0, "flips")
+    anywhere = torch.randint(0, 8 * len(content), (120,), generator=rng).tolist()
+    for place in [*anywhere, *torch.randint(0, 8 * header, (80,), generator=rng).tolist()]:
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ShardError, match="fetch or make the dataset again"):
+            load_generator(path)
+
+
+def test_the_same_generator_is_the_same_bytes() -> None:
+    described = build(GeneratorCard, card(), "card")
+    assert generator_bytes(made().state_dict(), described) == generator_bytes(made().state_dict(), described)
+
+
+def test_an_edited_card_is_damage(tmp_path: Path) -> None:
+    path = write(tmp_path / "g", made(), card(bn_mode="eval"))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'bn_mode\\": \\"eval', b'bn_mode\\":\\"train', 1))
+    assert path.read_bytes() != content
+    with pytest.raises(ShardError, match="damaged: its weights or its card"):
         load_generator(path)

@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 import pytest
-from opened import Page, build, plots, section
 
 from pipeline.core.errors import DataError, ShardError
 from pipeline.core.table import csv_bytes
-from pipeline.report.material import read_material
+from pipeline.report.read import read_material
+from tests.support import Page, plots, section
 
 HEADING = "How the generators trained"
 EPOCHS = 9
@@ -28,7 +28,7 @@ def attach(run, columns: dict[str, np.ndarray]) -> None:
 
 
 def shown(run, out) -> dict:
-    build(run, out)
+    run.build(out)
     return {plot.caption: plot for plot in plots(section(out, HEADING))}
 
 
@@ -53,7 +53,7 @@ def test_the_plots_hold_the_history(run, tmp_path):
 
 def test_the_largest_entropy_there_can_be_is_drawn_at_its_place(run, tmp_path):
     attach(run, history())
-    build(run, tmp_path / "out")
+    run.build(tmp_path / "out")
     html = next(part for part in section(tmp_path / "out", HEADING).split("<figure") if "class entropy" in part)
     grid = [
         (float(at), float(text))
@@ -89,7 +89,7 @@ def test_a_loss_that_stays_zero_is_drawn(run, tmp_path):
 
 def test_a_dataset_without_a_history_has_no_plots(run, tmp_path):
     run.attach("zskd", {"generator-01.safetensors": ("generator", b"weights")})
-    assert not section(build(run, tmp_path / "out"), HEADING)
+    assert not section(run.build(tmp_path / "out"), HEADING)
 
 
 def test_what_is_kept_with_a_dataset_is_listed_and_counted(run, tmp_path):
@@ -97,7 +97,7 @@ def test_what_is_kept_with_a_dataset_is_listed_and_counted(run, tmp_path):
     content = {"generator-01.safetensors": ("generator", b"g" * 1500), "proxy.safetensors": ("proxy", b"p" * 25)}
     run.attach("zskd", content)
     assert read_material(run.inputs()).datasets["zskd"].bytes == before + 1525
-    details = section(build(run, tmp_path / "out"), "Details")
+    details = section(run.build(tmp_path / "out"), "Details")
     text = " ".join(re.sub(r"<[^>]*>", " ", details).split())
     assert "generator-01.safetensors a network that makes images 1.5 kB" in text
     assert "proxy.safetensors a student that was trained while the images were made 25 B" in text
@@ -109,7 +109,7 @@ def test_hostile_names_of_columns_stay_text(run, tmp_path):
     attach(
         run, history() | {"<script>alert(1)</script> loss": np.arange(EPOCHS), "x" * 5000 + "loss": np.arange(EPOCHS)}
     )
-    page = Page(build(run, tmp_path / "out") / "index.html")
+    page = Page(run.build(tmp_path / "out") / "index.html")
     assert "script" not in {tag for tag, _ in page.tags}
     assert "<script>alert(1)" in page.text
     assert "x" * 100 not in page.text
@@ -118,7 +118,7 @@ def test_hostile_names_of_columns_stay_text(run, tmp_path):
 def test_a_history_that_is_no_table_or_was_edited_is_an_error_that_names_it(run, tmp_path):
     run.attach("zskd", {"fit.csv": ("history", b"epoch,confidence\n1,sure\n")})
     with pytest.raises(DataError, match=r"fit\.csv: line 2: 'sure' is not a number"):
-        build(run, tmp_path / "out")
+        run.build(tmp_path / "out")
     (run.data / "synthetic" / "zskd" / "fit.csv").write_bytes(b"epoch,confidence\n1,0.99\n")
     with pytest.raises(ShardError, match=r"fit\.csv"):
-        build(run, tmp_path / "out")
+        run.build(tmp_path / "out")

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 
 import numpy as np
 import pytest
@@ -11,10 +10,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.report.charts import chart, ticks
-from pipeline.report.drawing import data_uri, short_label
-from pipeline.report.numbers import Spread, bytes_text, count_text, duration_text, percent_text, points_text, spread_of
-from pipeline.report.pictures import first_images, sheet_png, shown_classes, strip_png
-from pipeline.report.similarity import class_similarity, colours, similarity_png
+from pipeline.report.pictures import (
+    colours,
+    data_uri,
+    first_images,
+    sheet_png,
+    short_label,
+    shown_classes,
+    similarity_png,
+    strip_png,
+)
+from pipeline.report.rows import Spread, bytes_text, count_text, duration_text, percent_text, points_text, spread_of
 from pipeline.shards.reader import Dataset
 
 
@@ -43,19 +49,6 @@ def test_many_classes_are_thinned_evenly():
     shown = shown_classes(1000)
     assert (len(shown), shown[0], shown[-1]) == (20, 0, 999)
     assert set(np.diff(shown)) <= {52, 53}
-
-
-def test_similarity_equals_the_cosine_written_out():
-    weights = np.random.default_rng(0).normal(size=(4, 6))
-    found = class_similarity(weights)
-    for i in range(4):
-        for j in range(4):
-            cosine = sum(weights[i] * weights[j]) / math.sqrt(sum(weights[i] ** 2) * sum(weights[j] ** 2))
-            assert found[i, j] == pytest.approx(cosine, abs=1e-12)
-
-
-def test_a_class_without_weights_is_similar_to_nothing():
-    assert (class_similarity(np.array([[0.0, 0.0], [1.0, 2.0]]))[0] == 0).all()
 
 
 def test_colours_tell_sign_and_strength_and_leave_the_diagonal_clear():
@@ -95,15 +88,15 @@ def test_ticks_are_few_round_and_inside(low, width, about):
 def test_a_curve_spans_the_plot_and_runs_downwards_for_rising_values():
     drawn = chart("loss", [("a", "s0", [(1, 1.0), (2, 2.0), (3, 3.0)])])
     points = [tuple(map(float, pair.split(","))) for pair in drawn.lines[0].path.split()]
-    assert points[0] == (drawn.left, drawn.bottom)
-    assert points[-1] == (drawn.right, drawn.top)
-    assert points[1] == pytest.approx(((drawn.left + drawn.right) / 2, (drawn.top + drawn.bottom) / 2))
+    assert points[0] == (drawn.frame.left, drawn.frame.bottom)
+    assert points[-1] == (drawn.frame.right, drawn.frame.top)
+    assert points[1] == pytest.approx(tuple(np.mean([points[0], points[-1]], axis=0)))
 
 
 def test_a_wide_range_gets_a_logarithmic_axis():
     drawn = chart("loss", [("a", "s0", [(1, 100.0), (2, 1.0), (3, 0.01)])])
     middle = float(drawn.lines[0].path.split()[1].split(",")[1])
-    assert middle == pytest.approx((drawn.top + drawn.bottom) / 2)
+    assert middle == pytest.approx((drawn.frame.top + drawn.frame.bottom) / 2)
     assert drawn.title == "loss, logarithmic"
 
 
@@ -115,7 +108,7 @@ def test_curves_of_no_one_point_or_one_value_can_be_drawn():
 
 def test_a_level_stands_where_its_value_does():
     drawn = chart("entropy", [("a", "s0", [(1, 0.0), (2, 4.0)])], level=(3.0, "most"))
-    assert drawn.level.at == pytest.approx(drawn.bottom + (drawn.top - drawn.bottom) * 3 / 4)
+    assert drawn.level.at == pytest.approx(drawn.frame.bottom + (drawn.frame.top - drawn.frame.bottom) * 3 / 4)
     assert drawn.level.text == "most"
 
 
@@ -129,7 +122,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_last_point():
     drawn = chart("loss", [("a", "s0", [(k, float(k)) for k in range(10_001)])])
     points = drawn.lines[0].path.split()
     assert len(points) <= 250
-    assert points[-1] == f"{drawn.right:.1f},{drawn.top:.1f}"
+    assert points[-1] == f"{drawn.frame.right:.1f},{drawn.frame.top:.1f}"
 
 
 def test_numbers_read_well():

@@ -1,23 +1,31 @@
 """The report as its readers and their programs see it."""
 
 import csv
-import json
 import re
 
 import numpy as np
 import pytest
-from opened import Page, build, summary_of
 
 from pipeline.core.errors import DataError, ShardError
-from pipeline.report import Matrix, build_report
-from pipeline.report.material import read_material
+from pipeline.grid import Matrix
+from pipeline.report import build_report
+from pipeline.report.read import DatasetFacts, read_material
+from tests.support import Page, summary_of
 
 HOSTILE = '"><script src=http://evil.example/x.js></script><img src=x onerror=alert(1)>'
 
 
+def names_of(run) -> list[str]:
+    return [row.name for row in run.matrix.rows]
+
+
+def results_of(run) -> list[str]:
+    return [name for name in run.matrix.methods if name != "noise"]
+
+
 def test_means_and_sample_standard_deviations_equal_numpys(run, tmp_path):
-    summary = summary_of(build(run, tmp_path / "out"))
-    for method in run.matrix.rows:
+    summary = summary_of(run.build(tmp_path / "out"))
+    for method in names_of(run):
         for student in run.matrix.students:
             cells = [run.cells[f"{method}-{student}-{seed}"] for seed in (0, 1, 2)]
             found = summary[method][student]
@@ -31,21 +39,21 @@ def test_means_and_sample_standard_deviations_equal_numpys(run, tmp_path):
 
 def test_one_seed_shows_no_standard_deviation(run, tmp_path):
     run.matrix = run.matrix.model_copy(update={"seeds": (1,)})
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     assert not [key for key in summary_of(out)["zskd"]["half"] if key.endswith("_std")]
     assert "±" not in (out / "report.md").read_text().split("## Results")[1].split("| --- |")[1]
     assert "one seed, so no spread" in Page(out / "index.html").text
 
 
 def test_the_markdown_table_holds_the_numbers_of_the_summary(run, tmp_path):
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     summary = summary_of(out)
     table = (out / "report.md").read_text().split("## Results")[1].split("## ")[0]
     lines = [
         [cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines() if line.startswith("| ")
     ]
     rows = {(line[1], line[0]): line for line in lines[2:] if line[0] != "teacher"}
-    assert set(rows) == {(method, student) for method in run.matrix.rows for student in run.matrix.students}
+    assert set(rows) == {(method, student) for method in names_of(run) for student in run.matrix.students}
     for (method, student), line in rows.items():
         numbers = summary[method][student]
         assert line[3] == f"{numbers['accuracy_mean'] * 100:.2f} ± {numbers['accuracy_std'] * 100:.2f}"
@@ -56,27 +64,26 @@ def test_the_markdown_table_holds_the_numbers_of_the_summary(run, tmp_path):
 
 
 def test_the_page_holds_the_same_numbers(run, tmp_path):
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     text = Page(out / "index.html").text
     for student in summary_of(out)["zskd"].values():
         assert f"{student['accuracy_mean'] * 100:.2f} ± {student['accuracy_std'] * 100:.2f}" in text
 
 
 def test_rows_with_real_data_are_marked_and_the_control_is_named(run, tmp_path):
-    table = (build(run, tmp_path / "out") / "report.md").read_text()
+    table = (run.build(tmp_path / "out") / "report.md").read_text()
     assert re.search(r"\| half \| real_labels \| not data-free \|", table)
     assert re.search(r"\| half \| noise \| control \|", table)
     assert re.search(r"\| half \| zskd \|  \|", table)
 
 
 def test_students_that_were_finished_on_real_images_are_marked_and_take_their_dataset_s_pictures(run, tmp_path):
-    before = build(run, tmp_path / "before")
+    before = run.build(tmp_path / "before")
     for seed in run.matrix.seeds:
         run.add_cell("zskd_few_shot", "half", seed)
-        path = run.data / "metrics" / f"zskd_few_shot-half-{seed}.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"accuracy": 1.0}))
-    run.matrix = run.matrix.model_copy(update={"references": (*run.matrix.references, "zskd_few_shot")})
-    out = build(run, tmp_path / "out")
+        run.change(f"zskd_few_shot-half-{seed}", accuracy=1.0)
+    run.matrix = run.matrix.model_copy(update={"few_shot": ("zskd",)})
+    out = run.build(tmp_path / "out")
     report = (out / "report.md").read_text()
     assert re.search(r"\| half \| zskd_few_shot \| not data-free \|", report)
     page = Page(out / "index.html").text
@@ -94,9 +101,9 @@ def test_students_that_were_finished_on_real_images_are_marked_and_take_their_da
 
 
 def test_the_headline_names_the_best_data_free_student(run, tmp_path):
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     summary = summary_of(out)
-    candidates = [(summary[m][s]["accuracy_mean"], s, m) for m in run.matrix.methods for s in run.matrix.students]
+    candidates = [(summary[m][s]["accuracy_mean"], s, m) for m in results_of(run) for s in run.matrix.students]
     best, student, method = max(candidates)
     lead = (out / "report.md").read_text().split("**")[1]
     assert f"{best * 100:.2f}" in lead
@@ -109,13 +116,13 @@ def test_the_headline_names_the_best_data_free_student(run, tmp_path):
 
 
 def test_the_best_student_is_compared_with_itself_finished_on_real_images(run, tmp_path):
-    summary = summary_of(build(run, tmp_path / "before"))
-    means = {(summary[m][s]["accuracy_mean"], m, s) for m in run.matrix.methods for s in run.matrix.students}
+    summary = summary_of(run.build(tmp_path / "before"))
+    means = {(summary[m][s]["accuracy_mean"], m, s) for m in results_of(run) for s in run.matrix.students}
     _, method, student = max(means)
     for seed in run.matrix.seeds:
         run.add_cell(f"{method}_few_shot", student, seed)
-    run.matrix = run.matrix.model_copy(update={"references": (*run.matrix.references, f"{method}_few_shot")})
-    out = build(run, tmp_path / "out")
+    run.matrix = run.matrix.model_copy(update={"few_shot": (method,)})
+    out = run.build(tmp_path / "out")
     finished = summary_of(out)[f"{method}_few_shot"][student]
     shown = f"{finished['accuracy_mean'] * 100:.2f} ± {finished['accuracy_std'] * 100:.2f}"
     sentence = f"Finished on a few real images of each class, no longer data-free, it reaches {shown}"
@@ -123,31 +130,30 @@ def test_the_best_student_is_compared_with_itself_finished_on_real_images(run, t
 
 
 def test_stale_metrics_are_ignored(run, tmp_path):
-    build(run, tmp_path / "before")
+    run.build(tmp_path / "before")
     run.add_cell("zskd", "half", 99)
     run.add_cell("dropped", "half", 0)
     (run.data / "metrics" / "zskd-half-7.json").write_text("not JSON at all")
-    build(run, tmp_path / "after")
+    run.build(tmp_path / "after")
     assert (tmp_path / "before" / "summary.json").read_bytes() == (tmp_path / "after" / "summary.json").read_bytes()
     assert (tmp_path / "before" / "index.html").read_bytes() == (tmp_path / "after" / "index.html").read_bytes()
 
 
 def test_a_measured_proxy_is_read_by_its_method_and_is_no_row_of_the_results(run, tmp_path):
-    before = (build(run, tmp_path / "before") / "results.csv").read_bytes()
-    cell = {"cell": "zskd-proxy", "student": "proxy", "seed": 0, "online": True, "accuracy": 0.625}
-    run.write("metrics/zskd-proxy.json", run.cells["zskd-half-0"].model_dump() | cell)
+    before = (run.build(tmp_path / "before") / "results.csv").read_bytes()
+    run.add_proxy("zskd", accuracy=0.625)
     run.matrix = run.matrix.model_copy(update={"proxies": ("zskd", "impressions")})
     material = read_material(run.inputs())
     assert {method: metrics.accuracy for method, metrics in material.proxies.items()} == {"zskd": 0.625}
     assert material.missing == ("result of impressions-proxy",)
     assert not any(metrics.online for metrics in material.cells)
-    assert (build(run, tmp_path / "after") / "results.csv").read_bytes() == before
+    assert (run.build(tmp_path / "after") / "results.csv").read_bytes() == before
 
 
 def test_a_missing_cell_is_named_and_the_others_are_still_shown(run, tmp_path):
     (run.data / "metrics" / "zskd-half-1.json").unlink()
     (run.data / "history" / "zskd-tiny-2.csv").unlink()
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     text = Page(out / "index.html").text
     assert "result of zskd-half-1" in text
     assert "training curve of zskd-tiny-2" in text
@@ -158,14 +164,14 @@ def test_a_missing_cell_is_named_and_the_others_are_still_shown(run, tmp_path):
 
 def test_a_report_of_nothing_yet_says_so(run, tmp_path):
     run.matrix = Matrix(methods=("later",), references=(), few_shot=(), students=("half",), seeds=(0,), proxies=())
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     text = Page(out / "index.html").text
     assert "no data-free result yet" in text
     assert "dataset later" in text
 
 
 def test_without_real_data_no_accuracy_appears(make_run, tmp_path):
-    out = build(make_run(accuracy=False), tmp_path / "out")
+    out = make_run(accuracy=False).build(tmp_path / "out")
     page = Page(out / "index.html").text
     assert "no accuracy can be given" in page
     assert "accuracy, %" not in page.split("Every seed")[0]
@@ -177,7 +183,7 @@ def test_the_page_loads_nothing_from_anywhere(run, tmp_path):
     run.add_proxy("zskd")
     run.walk("zskd-proxy", 0.1, [0.0, 1.0], [0.0, 0.5])
     run.attach("zskd", {"fit.csv": ("history", b"epoch,confidence,loss\n1,0.5,1\n2,0.6,2\n")})
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     for tag, attributes in Page(out / "index.html").tags:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base", "video", "audio", "source"}
         for name in ("src", "href", "xlink:href", "data", "action", "poster", "srcset", "background"):
@@ -192,7 +198,7 @@ def test_the_page_loads_nothing_from_anywhere(run, tmp_path):
 def test_hostile_names_stay_text(make_run, tmp_path):
     run = make_run(classes=(HOSTILE, "b|c\nd", "\x07*bold* <b>"))
     run.title = "</title><script>alert(2)</script>"
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     page = Page(out / "index.html")
     assert "script" not in {tag for tag, _ in page.tags}
     assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
@@ -208,7 +214,7 @@ def test_hostile_names_stay_text(make_run, tmp_path):
 
 
 def test_two_builds_give_the_same_bytes(run, tmp_path):
-    first, second = build(run, tmp_path / "a"), build(run, tmp_path / "b")
+    first, second = run.build(tmp_path / "a"), run.build(tmp_path / "b")
     names = sorted(str(path.relative_to(first)) for path in first.rglob("*") if path.is_file())
     assert names == [
         "index.html",
@@ -223,15 +229,30 @@ def test_two_builds_give_the_same_bytes(run, tmp_path):
 
 
 def test_results_csv_has_a_line_for_each_cell(run, tmp_path):
-    out = build(run, tmp_path / "out")
+    out = run.build(tmp_path / "out")
     with (out / "results.csv").open(newline="") as file:
         lines = {line["cell"]: line for line in csv.DictReader(file)}
     assert set(lines) == set(run.cells)
     assert float(lines["zskd-half-1"]["accuracy"]) == run.cells["zskd-half-1"].accuracy
 
 
+def test_a_dataset_that_the_teacher_labelled_has_no_intended_class(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(DatasetFacts, "steered", property(lambda facts: not facts.manifest.data_free))
+    text = Page(run.build(tmp_path / "out") / "index.html").text
+    assert text.count("8 images; labelled by the teacher") == 3
+    assert "8 images; the teacher names the true class of 37.5 %" in text
+    assert "intended" not in text
+
+
+def test_the_measurements_of_another_cell_are_refused(run, tmp_path):
+    real, zskd = (run.data / "metrics" / f"{name}-half-0.json" for name in ("real_labels", "zskd"))
+    zskd.write_bytes(real.read_bytes())
+    with pytest.raises(DataError, match=r"zskd-half-0\.json: holds the measurements of real_labels-half-0"):
+        run.build(tmp_path / "out")
+
+
 def test_costs_are_shown(run, tmp_path):
-    assert "| zskd | 600 | 2 min 0 s | 5 |" in (build(run, tmp_path / "out") / "report.md").read_text()
+    assert "| zskd | 600 | 2 min 0 s | 5 |" in (run.build(tmp_path / "out") / "report.md").read_text()
 
 
 def test_a_damaged_shard_is_an_error_that_names_it(run, tmp_path):
@@ -240,7 +261,7 @@ def test_a_damaged_shard_is_an_error_that_names_it(run, tmp_path):
     content[700] ^= 1
     shard.write_bytes(content)
     with pytest.raises(ShardError, match=r"train-00000\.tar"):
-        build(run, tmp_path / "out")
+        run.build(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -251,13 +272,13 @@ def test_a_damaged_shard_is_an_error_that_names_it(run, tmp_path):
         ("provenance/synthetic/zskd.json", "[]"),
         ("history/zskd-half-0.csv", "loss\n1\n"),
         ("history/zskd-half-0.csv", "epoch,loss\n1,high\n"),
-        ("teacher/teacher.json", "{"),
+        ("provenance/synthetic/zskd.json", '{"images": 3}'),
     ],
 )
 def test_an_input_that_is_not_what_it_should_be_is_named(run, tmp_path, name, content):
     (run.data / name).write_text(content)
     with pytest.raises(DataError, match=re.escape(name)):
-        build(run, tmp_path / "out")
+        run.build(tmp_path / "out")
 
 
 def test_a_similarity_matrix_of_another_teacher_is_refused(run, tmp_path):
@@ -272,4 +293,4 @@ def test_a_teacher_without_a_linear_head_has_a_report_without_the_matrix(run, tm
     object.__setattr__(inputs, "similarity", None)
     build_report(inputs, tmp_path / "out")
     assert not (tmp_path / "out" / "similarity.png").exists()
-    assert "holds for alike" not in (tmp_path / "out" / "index.html").read_text()
+    assert 'class="matrix"' not in (tmp_path / "out" / "index.html").read_text()

@@ -1,6 +1,7 @@
 """What hostile datasets do to a reader: nothing. Each case has a manifest that fits it, as its author would make."""
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -16,12 +17,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from makers import Plan, archive, draw, encode, forge, header, member, npy, padded, parts, raw_npy, write
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
-PLAN = Plan()
-PNG = Plan(encoding="png", channels=3, size=32)
+from tests.support import (
+    ROOT,
+    Data,
+    archive,
+    draw_samples,
+    encode_samples,
+    forge,
+    header,
+    member,
+    numpy_file,
+    padded,
+    parts,
+    raw_numpy_file,
+    resealed,
+    write_dataset,
+)
+
+PLAN = Data()
+PNG = Data(encoding="png", channels=3, size=32)
 SECONDS = 20
 GROWTH = 200 << 20  # bytes that reading hostile files of a few MB may take at most
 
@@ -99,6 +115,16 @@ def sample(**payloads: bytes) -> bytes:
     return archive(*(member(name, payload) for name, payload in parts(PLAN, **payloads).items()))
 
 
+def forge_any(folder: Path, content: bytes) -> Path:
+    """`forge`, also with a file that no manifest can name."""
+    forge(folder, content or b"x", PLAN)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["shards"][0] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "manifest.json").write_bytes(resealed(manifest))
+    (folder / "train-00000.tar").write_bytes(content)
+    return folder
+
+
 def test_the_hand_made_sample_is_good(worker: Worker, tmp_path: Path) -> None:
     assert worker.read(forge(tmp_path / "set", sample(), PLAN)) is None
 
@@ -108,7 +134,7 @@ def test_s1_members_of_other_types_are_refused_and_never_unpickled(
     worker: Worker, tmp_path: Path, canary: Path, extension: str
 ) -> None:
     shard = archive(member(f"t00000-00000.{extension}", pickle.dumps(Pwn(canary))))
-    refused(worker, forge(tmp_path / "set", shard, PLAN), f"member type .{extension} not allowed")
+    refused(worker, forge(tmp_path / "set", shard, PLAN), f"found b't00000-00000.{extension}'")
     assert not canary.exists()
 
 
@@ -118,7 +144,7 @@ def test_s2_no_switch_of_webdataset_matters(
     monkeypatch.setenv("WDS_SECURE", "1")
     added = member("t00000-00000.x.pyd", pickle.dumps(Pwn(canary)))
     shard = archive(*(member(name, payload) for name, payload in parts(PLAN).items()), added)
-    refused(worker, forge(tmp_path / "set", shard, PLAN), "t00000-00000.x.pyd", "not allowed")
+    refused(worker, forge(tmp_path / "set", shard, PLAN), "after the last of 1 samples")
     assert not canary.exists()
 
 
@@ -126,7 +152,7 @@ def test_s3_an_array_of_objects_is_refused(worker: Worker, tmp_path: Path, canar
     stream = io.BytesIO()
     np.save(stream, np.array([Pwn(canary)], dtype=object), allow_pickle=True)
     shard = sample(npy=stream.getvalue())
-    refused(worker, forge(tmp_path / "set", shard, PLAN), "t00000-00000.npy", "'|O'", "expected")
+    refused(worker, forge(tmp_path / "set", shard, PLAN), "t00000-00000.npy", "expected")
     assert not canary.exists()
 
 
@@ -137,20 +163,20 @@ def text(descr: str = "<f2", order: str = "False", shape: str = "(1, 4, 4)") -> 
 @pytest.mark.parametrize(
     "payload",
     [
-        raw_npy(text(shape="(1000000000000,)"), b""),
-        raw_npy(text(shape="(1, 4, 4, 1)"), bytes(32)),
-        raw_npy(text(shape="(16,)"), bytes(32)),
-        raw_npy(text(descr="|V0"), b""),
-        raw_npy(text(descr=">f2"), bytes(32)),
-        raw_npy(text(descr="<f4"), bytes(64)),
-        raw_npy(text(order="True"), bytes(32)),
-        raw_npy(text(), bytes(33)),
-        raw_npy(text(), bytes(31)),
-        raw_npy(text(), b""),
-        raw_npy(text()[:-1] + b" " * 10_000 + b"\n", bytes(32)),
-        raw_npy(text(), bytes(32), version=b"\x02\x00"),
-        raw_npy(b"", bytes(32)),
-        raw_npy(b"{'descr': __import__('os').getpid()}\n", bytes(32)),
+        raw_numpy_file(text(shape="(1000000000000,)"), b""),
+        raw_numpy_file(text(shape="(1, 4, 4, 1)"), bytes(32)),
+        raw_numpy_file(text(shape="(16,)"), bytes(32)),
+        raw_numpy_file(text(descr="|V0"), b""),
+        raw_numpy_file(text(descr=">f2"), bytes(32)),
+        raw_numpy_file(text(descr="<f4"), bytes(64)),
+        raw_numpy_file(text(order="True"), bytes(32)),
+        raw_numpy_file(text(), bytes(33)),
+        raw_numpy_file(text(), bytes(31)),
+        raw_numpy_file(text(), b""),
+        raw_numpy_file(text()[:-1] + b" " * 1000 + b"\n", bytes(32)),
+        raw_numpy_file(text(), bytes(32), version=b"\x02\x00"),
+        raw_numpy_file(b"", bytes(32)),
+        raw_numpy_file(b"{'descr': __import__('os').getpid()}\n", bytes(32)),
         b"\x93NUMPY",
         b"",
         b"PK\x03\x04" + bytes(60),
@@ -162,57 +188,52 @@ def test_s4_an_npy_header_has_one_form_and_its_numbers_one_length(
     refused(worker, forge(tmp_path / "set", sample(npy=payload), PLAN), "t00000-00000.npy", "expected")
 
 
+FIRST = b"t00000-00000.cls"
+
+
 def sparse() -> bytes:
-    """2 048 bytes that tarfile takes for a file of 3 GiB."""
+    """1 024 bytes that tarfile takes for a file of 3 GiB."""
     size = b"%011o\0" % (3 << 30)
-    return header(b"t00000-00000.npy", 0, b"S", b"ustar  \0", at386=b"%011o\0" % 0, at398=b"%011o\0" % 0, at483=size)
+    return header(FIRST, 0, b"S", b"ustar  \0", at386=b"%011o\0" % 0, at398=b"%011o\0" % 0, at483=size)
 
 
 def gnu_number(value: int) -> bytes:
     return b"\x80" + value.to_bytes(11) if value >= 0 else (256**12 + value).to_bytes(12)
 
 
-def pax(records: bytes) -> bytes:
-    return header(b"t00000-00000.npy", len(records), b"x") + padded(records)
-
-
-def first_then(*rest: bytes) -> bytes:
-    """A good first member, then what is to be refused."""
-    return archive(member("t00000-00000.cls", b"0"), *rest)
+def first(size: int | bytes = 0, kind: bytes = b"0", magic: bytes = b"ustar\x0000", **fields: bytes) -> bytes:
+    """An archive that begins with a header of the right name that is wrong otherwise."""
+    return archive(header(FIRST, size, kind, magic, **fields))
 
 
 TARS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "s5 sparse": (lambda: archive(sparse()), "member type 'S' not allowed"),
-    "s6 gzip": (lambda: gzip.compress(bytes(64 << 20)) + bytes(512), "not USTAR"),
-    "s6 gzip, whole blocks": (lambda: padded(gzip.compress(bytes(64 << 20))), "not USTAR"),
-    "s7 pax of 16 MB": (lambda: archive(pax(b"16000000 x=" + b"y" * (16_000_000 - 12) + b"\n")), "member type 'x'"),
-    "s7 pax size": (lambda: archive(pax(b"16 size=2000000\n"), member("t00000-00000.npy", b"1")), "member type 'x'"),
-    "s7 global pax": (lambda: archive(header(b"g", 0, b"g")), "member type 'g'"),
-    "s7 gnu long name": (lambda: archive(header(b"././@LongLink", 20, b"L") + padded(b"x" * 20)), "member type 'L'"),
-    "s8 negative size": (lambda: first_then(header(b"t00000-00000.npy", gnu_number(-512))), "size field not allowed"),
-    "s8 minus sign": (lambda: first_then(header(b"t00000-00000.npy", b"-0000000512\0")), "size field not allowed"),
-    "s9 huge size": (lambda: archive(header(b"__meta__", gnu_number(2**50))), "member name not allowed"),
-    "s9 huge base-256": (lambda: archive(header(b"a.npy", gnu_number(2**50))), "size field not allowed"),
-    "s9 huge octal": (lambda: first_then(header(b"t00000-00000.npy", 8**11 - 1)), "the archive ends before"),
-    "s9 spaces in size": (lambda: archive(header(b"a.npy", b"      12345\0")), "size field not allowed"),
-    "s11 symlink": (lambda: archive(header(b"t00000-00000.npy", 0, b"2", at157=b"/etc/passwd")), "regular files only"),
-    "s11 hard link": (
-        lambda: archive(header(b"t00000-00000.npy", 0, b"1", at157=b"/etc/passwd")),
-        "regular files only",
-    ),
-    "s11 fifo": (lambda: archive(header(b"t00000-00000.npy", 0, b"6")), "regular files only"),
-    "s11 character device": (lambda: archive(header(b"t00000-00000.npy", 0, b"3")), "regular files only"),
-    "s11 block device": (lambda: archive(header(b"t00000-00000.npy", 0, b"4")), "regular files only"),
-    "s11 folder": (lambda: archive(header(b"t00000-00000.npy", 0, b"5")), "regular files only"),
-    "s11 contiguous": (lambda: archive(header(b"t00000-00000.npy", 0, b"7")), "regular files only"),
-    "s11 old regular": (lambda: archive(header(b"t00000-00000.npy", 0, b"\0")), "regular files only"),
-    "link name": (lambda: archive(header(b"t00000-00000.npy", 0, at157=b"x")), "link name not allowed"),
-    "prefix": (lambda: archive(header(b"t00000-00000.npy", 0, at345=b"a/b")), "name prefix not allowed"),
-    "user": (lambda: archive(header(b"t00000-00000.npy", 0, at265=b"root")), "user and group not allowed"),
-    "gnu magic": (lambda: archive(header(b"t00000-00000.npy", 0, magic=b"ustar  \0")), "not USTAR"),
-    "v7": (lambda: archive(header(b"t00000-00000.npy", 0, magic=bytes(8))), "not USTAR"),
-    "empty": (lambda: bytes(10240), "0 samples, the manifest says 1"),
-    "text": (lambda: padded(b"hello" * 1000), "not USTAR"),
+    "s5 sparse": (lambda: archive(sparse()), "tar type b'S', expected b'0'"),
+    "s6 gzip": (lambda: gzip.compress(bytes(1 << 20)), "not USTAR"),
+    "s7 pax size": (lambda: archive(header(FIRST, 16, b"x") + padded(b"16 size=2000000\n")), "tar size"),
+    "s7 pax": (lambda: first(kind=b"x"), "tar type b'x'"),
+    "s7 global pax": (lambda: archive(header(b"g", 0, b"g")), "found b'g'"),
+    "s7 gnu long name": (lambda: archive(header(b"././@LongLink", 20, b"L") + padded(b"x" * 20)), "@LongLink"),
+    "s8 negative size": (lambda: first(gnu_number(-512)), "tar size"),
+    "s8 minus sign": (lambda: first(b"-0000000512\0"), "tar size"),
+    "s9 huge size": (lambda: archive(header(b"__meta__", gnu_number(2**50))), "found b'__meta__'"),
+    "s9 huge base-256": (lambda: first(gnu_number(2**50)), "tar size"),
+    "s9 huge octal": (lambda: first(8**11 - 1), "tar size"),
+    "s9 spaces in size": (lambda: first(b"      12345\0"), "tar size"),
+    "s11 symlink": (lambda: first(kind=b"2", at157=b"/etc/passwd"), "tar type b'2'"),
+    "s11 hard link": (lambda: first(kind=b"1", at157=b"/etc/passwd"), "tar type b'1'"),
+    "s11 fifo": (lambda: first(kind=b"6"), "tar type"),
+    "s11 character device": (lambda: first(kind=b"3"), "tar type"),
+    "s11 block device": (lambda: first(kind=b"4"), "tar type"),
+    "s11 folder": (lambda: first(kind=b"5"), "tar type"),
+    "s11 contiguous": (lambda: first(kind=b"7"), "tar type"),
+    "s11 old regular": (lambda: first(kind=b"\0"), "tar type"),
+    "link name": (lambda: first(at157=b"x"), "tar link name"),
+    "prefix": (lambda: first(at345=b"a/b"), "tar name prefix"),
+    "user": (lambda: first(at265=b"root"), "tar user and group"),
+    "gnu magic": (lambda: first(magic=b"ustar  \0"), "tar magic"),
+    "v7": (lambda: first(magic=bytes(8)), "not USTAR"),
+    "empty": (lambda: bytes(10240), "missing, the archive ends here"),
+    "text": (lambda: b"hello" * 1000, "not USTAR"),
 }
 
 
@@ -220,15 +241,16 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
 def test_s5_to_s11_only_plain_ustar_with_regular_files(worker: Worker, tmp_path: Path, name: str) -> None:
     make, reason = TARS[name]
     content = make()
-    content += bytes(max(0, 10240 - len(content)))
-    folder = forge(tmp_path / "set", content, PLAN)
-    error = worker.read(folder)
-    if error is not None and "cannot be: too many or too few" in error:  # stopped even before it was read
-        error = worker.read(forge(tmp_path / "set", content, Plan(size=2048)))
+    content += bytes(10240 - len(content))
+    refused(worker, forge(tmp_path / "set", content, PLAN), FIRST.decode(), reason)
+
+
+@pytest.mark.parametrize("content", [gzip.compress(bytes(64 << 20)), b"x" * 16_000_000, b"", bytes(512)], ids=len)
+def test_s6_s7_a_file_of_another_length_is_not_even_read(worker: Worker, tmp_path: Path, content: bytes) -> None:
+    claim = "bytes cannot be; they take 10240" if content else "shards.0.bytes"
+    error = worker.read(forge_any(tmp_path / "set", content))
     assert error is not None
-    assert reason in error
-    assert "train-00000.tar" in error
-    assert "\n" not in error
+    assert claim in error
 
 
 @pytest.mark.parametrize(
@@ -237,35 +259,39 @@ def test_s5_to_s11_only_plain_ustar_with_regular_files(worker: Worker, tmp_path:
      b"\xff.npy", b"a\n.npy", b"a\0b.npy", b"", b"a.npy ", b"a.NPY", b"\x1b[2J.npy"],
 )  # fmt: skip
 def test_s10_member_names_are_a_key_and_an_extension(worker: Worker, tmp_path: Path, name: bytes) -> None:
-    refused(worker, forge(tmp_path / "set", archive(header(name, 0)), PLAN), "member name not allowed")
+    refused(worker, forge(tmp_path / "set", archive(header(name, 0)), PLAN), f"found {name.rstrip(bytes(1))!r}")
 
 
 def test_s12_duplicate_members_are_refused_adjacent_or_not(worker: Worker, tmp_path: Path) -> None:
     made = {name: member(name, payload) for name, payload in parts(PLAN).items()}
     adjacent = archive(*made.values(), made["t00000-00000.npy"])
-    refused(worker, forge(tmp_path / "a", adjacent, PLAN), "t00000-00000.npy: duplicate member")
+    refused(worker, forge(tmp_path / "a", adjacent, PLAN), "after the last of 1 samples")
     other = (member(name, payload) for name, payload in parts(PLAN, key="t00000-00001").items())
     apart = archive(*made.values(), *other, *made.values())
-    refused(worker, forge(tmp_path / "b", apart, PLAN, samples=3), "t00000-00000: duplicate member")
+    refused(
+        worker,
+        forge(tmp_path / "b", apart, PLAN, samples=3),
+        "t00000-00002.cls: expected here, found b't00000-00000.cls'",
+    )
     split = archive(*list(made.values())[:1], member("t00000-00001.cls", b"0"), *list(made.values())[1:])
-    refused(worker, forge(tmp_path / "c", split, PLAN, samples=2), "missing")
+    refused(worker, forge(tmp_path / "c", split, PLAN, samples=2), "expected here")
 
 
 @pytest.mark.parametrize("dropped", ["cls", "npy", "logits.npy"])
 def test_s13_a_missing_member_is_named(worker: Worker, tmp_path: Path, dropped: str) -> None:
     kept = [member(name, payload) for name, payload in parts(PLAN).items() if not name.endswith(f"00.{dropped}")]
-    refused(worker, forge(tmp_path / "set", archive(*kept), PLAN), "sample t00000-00000", f"missing .{dropped}")
+    refused(worker, forge(tmp_path / "set", archive(*kept), PLAN), f"t00000-00000.{dropped}: ")
 
 
 def test_s13_the_number_of_samples_is_the_manifests(worker: Worker, tmp_path: Path) -> None:
-    two = encode(draw(PLAN, 2, 0), "npy")
-    refused(worker, forge(tmp_path / "a", two, PLAN, samples=1), "more than the 1 samples")
-    refused(worker, forge(tmp_path / "b", two, PLAN, samples=3), "2 samples, the manifest says 3")
+    two = encode_samples(draw_samples(PLAN, 2, 0), "npy")
+    refused(worker, forge(tmp_path / "a", two, PLAN, samples=1), "after the last of 1 samples")
+    refused(worker, forge(tmp_path / "b", two, PLAN, samples=3), "t00000-00002.cls: missing")
 
 
 def test_s13_keys_are_numbered(worker: Worker, tmp_path: Path) -> None:
     other = archive(*(member(name, payload) for name, payload in parts(PLAN, key="t00001-00000").items()))
-    refused(worker, forge(tmp_path / "set", other, PLAN), "t00001-00000", "expected t00000-00000")
+    refused(worker, forge(tmp_path / "set", other, PLAN), "t00000-00000.cls: expected here, found b't00001-00000.cls'")
 
 
 @pytest.mark.parametrize(
@@ -275,7 +301,7 @@ def test_s13_keys_are_numbered(worker: Worker, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_s14_a_label_is_a_plain_number_of_a_class(worker: Worker, tmp_path: Path, label: str) -> None:
     shard = sample(cls=label.encode())
-    refused(worker, forge(tmp_path / "set", shard, PLAN), "t00000-00000.cls", "whole number in [0, 10)")
+    refused(worker, forge(tmp_path / "set", shard, PLAN), "t00000-00000.cls")
 
 
 @pytest.mark.parametrize(
@@ -294,14 +320,14 @@ def test_s14_a_label_is_a_plain_number_of_a_class(worker: Worker, tmp_path: Path
 def test_s15_logits_are_finite_float32_of_the_right_width(
     worker: Worker, tmp_path: Path, array: np.ndarray, reason: str
 ) -> None:
-    refused(worker, forge(tmp_path / "set", sample(logits=npy(array)), PLAN), "t00000-00000.logits.npy", reason)
+    refused(worker, forge(tmp_path / "set", sample(logits=numpy_file(array)), PLAN), "t00000-00000.logits.npy", reason)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.001, -0.001, 60000.0])
 def test_s15_stored_images_lie_between_0_and_1(worker: Worker, tmp_path: Path, value: float) -> None:
     array = np.full((1, 4, 4), 0.5, np.float16)
     array[0, 3, 3] = value
-    refused(worker, forge(tmp_path / "set", sample(npy=npy(array)), PLAN), "t00000-00000.npy", "outside [0, 1]")
+    refused(worker, forge(tmp_path / "set", sample(npy=numpy_file(array)), PLAN), "t00000-00000.npy", "outside [0, 1]")
 
 
 @pytest.mark.parametrize(
@@ -316,22 +342,24 @@ def test_s15_stored_images_lie_between_0_and_1(worker: Worker, tmp_path: Path, v
 def test_s15_targets_are_distributions_and_the_label_their_peak(
     worker: Worker, tmp_path: Path, target: list[float], label: int, reason: str
 ) -> None:
-    plan = Plan(targets=True)
-    members = parts(PLAN, cls=str(label).encode()) | {"t00000-00000.target.npy": npy(np.array(target, np.float32))}
+    plan = Data(targets=True)
+    members = parts(PLAN, cls=str(label).encode()) | {
+        "t00000-00000.target.npy": numpy_file(np.array(target, np.float32))
+    }
     shard = archive(*(member(name, payload) for name, payload in members.items()))
     refused(worker, forge(tmp_path / "set", shard, plan), "t00000-00000.", reason)
 
 
 def test_s17_shards_that_change_places_or_come_from_elsewhere_are_refused(worker: Worker, tmp_path: Path) -> None:
-    plan = Plan(train=(2, 2), holdout=())
-    write(tmp_path / "swapped", plan)
+    plan = Data(train=(2, 2), holdout=())
+    write_dataset(tmp_path / "swapped", plan)
     one, two = tmp_path / "swapped/train-00000.tar", tmp_path / "swapped/train-00001.tar"
     first, second = one.read_bytes(), two.read_bytes()
     one.write_bytes(second)
     two.write_bytes(first)
     refused(worker, tmp_path / "swapped", "sha256 differs")
-    refused(worker, forge(tmp_path / "renamed", second, PLAN, samples=2), "expected t00000-00000")
-    write(tmp_path / "other", Plan(train=(2, 2), holdout=(), seed=1))
+    refused(worker, forge(tmp_path / "renamed", second, PLAN, samples=2), "expected here, found b't00001-00000.cls'")
+    write_dataset(tmp_path / "other", Data(train=(2, 2), holdout=(), seed=1))
     one.write_bytes((tmp_path / "other/train-00000.tar").read_bytes())
     refused(worker, tmp_path / "swapped", "sha256 differs")
 
@@ -353,7 +381,7 @@ def test_s18_a_hostile_manifest_costs_one_line(worker: Worker, tmp_path: Path, c
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder", "device link"])
 def test_s18_a_shard_that_is_not_a_regular_file_is_refused(worker: Worker, tmp_path: Path, kind: str) -> None:
-    folder = forge(tmp_path / "set", encode(draw(PLAN, 1, 0), "npy"), PLAN)
+    folder = forge(tmp_path / "set", encode_samples(draw_samples(PLAN, 1, 0), "npy"), PLAN)
     shard = folder / "train-00000.tar"
     shard.rename(tmp_path / "real.tar")
     if kind == "link":
@@ -368,13 +396,13 @@ def test_s18_a_shard_that_is_not_a_regular_file_is_refused(worker: Worker, tmp_p
 
 
 def test_s18_a_manifest_cannot_claim_more_than_its_shards_can_hold(worker: Worker, tmp_path: Path) -> None:
-    shard = encode(draw(PLAN, 1, 0), "npy")
-    for plan, samples in ((PLAN, 100_000), (Plan(size=8192, channels=64), 1), (Plan(classes=100_000), 99_999)):
-        refused(worker, forge(tmp_path / "set", shard, plan, samples), "samples in")
+    shard = encode_samples(draw_samples(PLAN, 1, 0), "npy")
+    for plan, samples in ((PLAN, 100_000), (Data("png", 3, 8192), 10), (Data(classes=100_000), 99_999)):
+        refused(worker, forge(tmp_path / "set", shard, plan, samples), "samples in 10240 bytes cannot be")
 
 
 def test_s18_a_sparse_file_of_2_gib_is_not_read(worker: Worker, tmp_path: Path) -> None:
-    folder = forge(tmp_path / "set", encode(draw(PLAN, 1, 0), "npy"), PLAN)
+    folder = forge(tmp_path / "set", encode_samples(draw_samples(PLAN, 1, 0), "npy"), PLAN)
     with (folder / "train-00000.tar").open("r+b") as file:
         file.truncate(2 << 30)
     refused(worker, folder, "2147483648 bytes, the manifest says 10240")
@@ -395,57 +423,50 @@ def saved(mode: str, name: str = "PNG", **options: object) -> bytes:
     return stream.getvalue()
 
 
-PNGS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "p1 169 Mpx": (lambda: png(13_000, 13_000, data=zlib.compress(bytes(1 << 20))), "169 Mpx"),
-    "p1 400 Mpx": (lambda: png(20_000, 20_000, data=zlib.compress(bytes(1 << 20))), "400 Mpx"),
-    "p1 33x32": (lambda: png(33, 32), "33x32"),
-    "p1 inflates to more": (lambda: png(32, 32, data=zlib.compress(bytes(16 << 20))), "not 3104 bytes of pixels"),
-    "p1 inflates to less": (lambda: png(32, 32, data=zlib.compress(bytes(3103))), "not 3104 bytes of pixels"),
-    "p2 stream without end": (lambda: png(32, 32, data=zlib.compress(bytes(3104))[:-1]), "not 3104 bytes of pixels"),
-    "p2 bytes after stream": (lambda: png(32, 32, data=zlib.compress(bytes(3104)) + b"x"), "not 3104 bytes of pixels"),
-    "p2 not deflate": (lambda: png(32, 32, data=b"x" * 50), "damaged PNG"),
-    "p2 unknown filter": (lambda: png(32, 32, data=zlib.compress(b"\x09" * 3104)), "damaged PNG"),
-    "p2 truncated": (lambda: png(32, 32)[:-20], "truncated PNG"),
-    "p2 no end": (lambda: png(32, 32, end=False), "PNG chunks IHDR IDAT, expected"),
-    "p2 trailing": (lambda: png(32, 32) + b"x", "1 bytes after the end"),
-    "p2 16 bit": (lambda: png(32, 32, bits=16), "16 bit"),
-    "p2 16 bit grey": (lambda: saved("I;16"), "16 bit, colour type 0"),
-    "p2 palette": (lambda: saved("P"), "colour type 3"),
-    "p2 RGBA": (lambda: saved("RGBA"), "colour type 6"),
-    "p2 grey": (lambda: saved("L"), "colour type 0"),
-    "p2 1 bit": (lambda: saved("1"), "1 bit"),
-    "p2 transparency": (lambda: saved("RGB", transparency=(0, 0, 0)), "tRNS"),
-    "p2 animation": (lambda: saved("RGB", save_all=True, append_images=[Image.new("RGB", (32, 32), 9)]), "acTL"),
-    "p2 text bomb": (lambda: png(32, 32).replace(b"IDAT", b"zTXt"), "checksum"),
-    "p2 eps": (lambda: saved("RGB", "EPS"), "not a PNG"),
-    "p2 psd": (lambda: b"8BPS\x00\x01" + bytes(200), "not a PNG"),
-    "p2 wmf": (lambda: b"\xd7\xcd\xc6\x9a" + bytes(200), "not a PNG"),
-    "p2 jpeg": (lambda: saved("RGB", "JPEG"), "not a PNG"),
-    "p2 gif": (lambda: saved("RGB", "GIF"), "not a PNG"),
-    "p2 empty": (lambda: b"", "not a PNG"),
-    "p2 signature": (lambda: b"\x89PNG\r\n\x1a\n", "without a header"),
+PNGS: dict[str, Callable[[], bytes]] = {
+    "p1 169 Mpx": lambda: png(13_000, 13_000, data=zlib.compress(bytes(1 << 20))),
+    "p1 400 Mpx": lambda: png(20_000, 20_000, data=zlib.compress(bytes(1 << 20))),
+    "p1 33x32": lambda: png(33, 32),
+    "p1 inflates to more": lambda: png(32, 32, data=zlib.compress(bytes(16 << 20))),
+    "p1 inflates to less": lambda: png(32, 32, data=zlib.compress(bytes(3103))),
+    "p2 stream without end": lambda: png(32, 32, data=zlib.compress(bytes(3104))[:-1]),
+    "p2 bytes after stream": lambda: png(32, 32, data=zlib.compress(bytes(3104)) + b"x"),
+    "p2 not deflate": lambda: png(32, 32, data=b"x" * 50),
+    "p2 unknown filter": lambda: png(32, 32, data=zlib.compress(b"\x09" * 3104)),
+    "p2 truncated": lambda: png(32, 32)[:-20],
+    "p2 no end": lambda: png(32, 32, end=False),
+    "p2 trailing": lambda: png(32, 32) + b"x",
+    "p2 16 bit": lambda: png(32, 32, bits=16),
+    "p2 16 bit grey": lambda: saved("I;16"),
+    "p2 palette": lambda: saved("P"),
+    "p2 RGBA": lambda: saved("RGBA"),
+    "p2 grey": lambda: saved("L"),
+    "p2 1 bit": lambda: saved("1"),
+    "p2 transparency": lambda: saved("RGB", transparency=(0, 0, 0)),
+    "p2 animation": lambda: saved("RGB", save_all=True, append_images=[Image.new("RGB", (32, 32), 9)]),
+    "p2 text bomb": lambda: png(32, 32).replace(b"IDAT", b"zTXt"),
+    "p2 eps": lambda: saved("RGB", "EPS"),
+    "p2 psd": lambda: b"8BPS\x00\x01" + bytes(200),
+    "p2 wmf": lambda: b"\xd7\xcd\xc6\x9a" + bytes(200),
+    "p2 jpeg": lambda: saved("RGB", "JPEG"),
+    "p2 gif": lambda: saved("RGB", "GIF"),
+    "p2 empty": lambda: b"",
+    "p2 signature": lambda: b"\x89PNG\r\n\x1a\n",
 }
 
 
 @pytest.mark.parametrize("name", PNGS)
-def test_p1_p2_pictures_are_what_the_manifest_says_before_they_are_decoded(
-    worker: Worker, tmp_path: Path, name: str
-) -> None:
-    make, reason = PNGS[name]
-    logits = npy(np.zeros(10, np.float32))
-    shard = archive(
-        member("t00000-00000.cls", b"0"), member("t00000-00000.logits.npy", logits), member("t00000-00000.png", make())
-    )
-    error = worker.read(forge(tmp_path / "set", shard, PNG))
-    if error is not None and "cannot be: too many or too few" in error:  # stopped even before it was read
-        assert len(shard) > 30_000
-        return
-    refused(worker, tmp_path / "set", "t00000-00000.png", reason)
+def test_p1_p2_pictures_have_one_form(worker: Worker, tmp_path: Path, name: str) -> None:
+    logits = numpy_file(np.zeros(10, np.float32))
+    named = {"cls": b"0", "logits.npy": logits, "png": PNGS[name]()}
+    shard = archive(*(member(f"t00000-00000.{extension}", payload) for extension, payload in named.items()))
+    error = refused(worker, forge(tmp_path / "set", shard, PNG))
+    assert "t00000-00000.png: " in error or (len(shard) > 10240 and "cannot be" in error)
 
 
 def test_d1_nothing_in_a_dataset_folder_is_imported_or_executed(worker: Worker, tmp_path: Path, canary: Path) -> None:
     folder = tmp_path / "set"
-    write(folder, PLAN)
+    write_dataset(folder, PLAN)
     code = f"import pathlib; pathlib.Path({str(canary)!r}).touch()\n"
     for name in (
         "sitecustomize.py",
@@ -480,7 +501,7 @@ def test_the_command_line_says_it_in_one_line_with_status_2(tmp_path: Path, cana
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {folder}/train-00000.tar: t00000-00000.pyd: member type .pyd not allowed")
+    assert done.stderr.startswith(f"error: {folder}/train-00000.tar: t00000-00000.cls: expected here, found ")
     assert done.stderr.count("\n") == 1
     assert not canary.exists()
 

@@ -1,21 +1,26 @@
 import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from producing import NAMES, SHARD, make
 from ruamel.yaml import YAML
 
+import pipeline.shards
 from pipeline.shards.card import card
+from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import Dataset
-from pipeline.shards.schema import Manifest
+from tests.support import Data, publish_dataset
+
+DATA = Data(classes=4, size=6, targets=True, train=(5, 5, 5, 5), holdout=(5,))
 
 
 @pytest.fixture(scope="module", params=["png", "npy"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp(request.param)
-    make(root / "work", root / "out", encoding=request.param)
-    return root / "out"
+    folder = tmp_path_factory.mktemp(request.param)
+    publish_dataset(folder, replace(DATA, encoding=request.param))
+    return folder
 
 
 def manifest_of(folder: Path, **changes: object) -> Manifest:
@@ -54,25 +59,27 @@ def test_every_field_every_class_and_the_teacher_are_described(folder: Path):
     text = card(manifest)
     for name, field in manifest.fields.items():
         assert re.search(rf"^\| `\.{re.escape(name)}` \| {field.dtype} \|", text, re.MULTILINE)
-    for number, name in enumerate(NAMES):
-        assert f"| {number} | {name} | {manifest.class_histogram[number]} |" in text
+    for number in range(4):
+        assert f"| {number} | class {number} | {manifest.class_histogram[number]} |" in text
     assert manifest.teacher.sha256 in text
     assert f"{manifest.teacher_agreement:.2%}" in text
     assert "20 samples in `train` and 5 samples in `holdout`" in text
-    assert '"level": 1.0' in text
+    assert '"steps": 3' in text
 
 
 def test_the_code_in_the_card_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    monkeypatch.setitem(sys.modules, "photogram", pipeline)  # the name under which it is installed
+    monkeypatch.setitem(sys.modules, "photogram.shards", pipeline.shards)
     monkeypatch.chdir(folder)
     ours, tars, hub = blocks((folder / "README.md").read_text(encoding="utf-8"))
     spaces: list[dict[str, object]] = [{}, {}, {}]
     for code, space in zip((ours, tars, hub), spaces, strict=True):
         exec(code, space)
     samples = spaces[0]["samples"]
-    assert len(samples.cls) == 4 * SHARD  # pyright: ignore
+    assert len(samples.cls) == 20  # pyright: ignore
     listed = list(spaces[1]["dataset"])  # pyright: ignore
     assert [cls for _, _, cls in listed] == samples.cls.tolist()  # pyright: ignore
     assert torch.equal(torch.tensor([logits.tolist() for _, logits, _ in listed]), samples.logits)  # pyright: ignore
@@ -90,10 +97,17 @@ def test_a_reference_made_of_real_images_says_so_and_is_not_tagged_data_free(fol
     assert "can reveal what the model was trained on" in synthetic
 
 
+def test_images_that_were_not_steered_are_labelled_by_the_teacher(folder: Path):
+    steered, free = card(manifest_of(folder)), card(manifest_of(folder, steered=False))
+    assert "teacher's first choice in" in steered
+    assert "labelled by the teacher" not in steered
+    assert "teacher's first choice in" not in free
+    assert "they are labelled by the teacher" in free
+    assert "| a class number: the teacher's first choice |" in free
+
+
 def test_a_dataset_without_held_out_samples_lists_no_such_split(tmp_path: Path):
-    make(tmp_path / "work", tmp_path / "out", holdout=0)
-    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "holdout" not in text
+    assert "holdout" not in card(publish_dataset(tmp_path, replace(DATA, holdout=())))
 
 
 def test_names_cannot_break_out_of_their_table_or_of_the_front_matter(folder: Path):

@@ -1,23 +1,24 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from producing import NAMES, SHARD, make
 
 from pipeline.core.errors import run_or_exit
 from pipeline.core.files import sha256_file
 from pipeline.shards.__main__ import main
 from pipeline.shards.reader import Dataset
+from tests.support import Data, forge, publish_dataset
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("cli")
-    make(root / "work", root / "out")
-    return root / "out"
+    folder = tmp_path_factory.mktemp("cli") / "out"
+    publish_dataset(folder, Data("png", 1, 6, 4, targets=True, train=(5, 5, 5, 5), holdout=(5,)))
+    return folder
 
 
 class Command:
@@ -89,6 +90,44 @@ def test_a_folder_without_a_dataset_is_one_line_and_exit_status_two(command: Com
         assert str(nowhere) in err
 
 
+@pytest.mark.parametrize("verb", ["verify", "inspect", "preview"])
+def test_a_manifest_with_a_name_that_is_no_text_is_one_line(
+    command: Command, folder: Path, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    copy = damaged(folder, "", tmp_path / "copy")
+    path = copy / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"class 0"', b"0"))
+    status, out, err = command(verb, copy)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {path}: 'teacher.classes.0'")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["verify", "inspect", "preview"])
+def test_a_small_dataset_that_claims_gigabytes_is_refused_at_once(
+    command: Command, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    set_ = forge(tmp_path / "set", bytes(2_000_384), Data("png", 3, 8192), samples=10)
+    start = time.perf_counter()
+    status, out, err = command(verb, set_)
+    assert (status, out) == (2, "")
+    assert "10 samples in 2000384 bytes cannot be; they take 2013" in err
+    assert time.perf_counter() - start < 5
+
+
+def test_verify_notices_another_card_or_contact_sheet(command: Command, folder: Path, tmp_path: Path):
+    status, out, err = command("verify", damaged(folder, "README.md", tmp_path / "card"))
+    assert (status, err) == (0, "")
+    assert "README.md is not as it was published" in out  # a licence has to be filled in there
+    status, out, err = command("verify", damaged(folder, "preview.png", tmp_path / "sheet"))
+    assert (status, out) == (2, "")
+    assert "preview.png: missing or damaged" in err
+    (tmp_path / "sheet" / "preview.png").unlink()
+    assert command("verify", tmp_path / "sheet")[0] == 2
+
+
 def test_inspect_says_what_is_in_a_dataset(command: Command, folder: Path):
     status, out, err = command("inspect", folder)
     assert (status, err) == (0, "")
@@ -96,15 +135,13 @@ def test_inspect_says_what_is_in_a_dataset(command: Command, folder: Path):
     train = Dataset.open(folder).load("train")
     confidence = train.logits.double().softmax(1).max(1).values.mean().item()
     for text in (
-        "noise, data-free", '{"level": 1.0, "steps": [1, 2]}', "linear, 4 classes", "1x6x6",
-        f"{4 * SHARD} samples in 4 shards", f"{SHARD} samples in 1 shards", ".logits.npy float32[4]",
+        "noise, data-free", '{"beta": [1.0, 0.1], "steps": 3}', "lenet5, 4 classes", "1x6x6",
+        "20 samples in 4 shards", "5 samples in 1 shards", ".logits.npy float32[4]",
         f"{manifest.teacher_agreement:.2%}", f"{confidence:.4f}",
     ):  # fmt: skip
         assert text in out, text
-    bars = {
-        line.split()[0]: line.count("#") for line in out.splitlines() if line.split()[:1] and line.split()[0] in NAMES
-    }
-    counts = dict(zip(NAMES, manifest.class_histogram, strict=True))
+    bars = {line[:7]: line.count("#") for line in out.splitlines() if line.startswith("class ")}
+    counts = {f"class {number}": count for number, count in enumerate(manifest.class_histogram)}
     assert max(bars.values()) == 40
     assert sorted(bars, key=bars.__getitem__) == sorted(counts, key=counts.__getitem__)
 
@@ -137,12 +174,13 @@ def test_preview_of_a_damaged_dataset_writes_nothing(command: Command, folder: P
 
 
 def test_prune_deletes_old_work_directories(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("AFTERIMAGE_WORK_DIR", str(tmp_path / "work"))
-    for seed in range(3):
-        make(tmp_path / "work", None, count=SHARD, holdout=0, seed=seed)
-    folders = sorted((tmp_path / "work" / "synthetic" / "noise").iterdir())
-    for age, path in enumerate(folders):
-        os.utime(path / "key.json", (1000 - age, 1000 - age))
+    for variable in ("AFTERIMAGE_WORK_DIR", "PHOTOGRAM_WORK_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / "work"))
+    folders = [tmp_path / "work" / "synthetic" / "noise" / (letter * 16) for letter in "abc"]
+    for age, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        (folder / "key.json").write_text("{}")
+        os.utime(folder / "key.json", (1000 - age, 1000 - age))
     status, out, _ = command("prune", "--keep", 1)
     assert status == 0
     assert out.splitlines() == [f"deleted {path}" for path in folders[1:]]

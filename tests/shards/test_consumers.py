@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from makers import Plan, together, write
 
 from pipeline.shards.reader import Dataset, Samples
+from tests.support import Data, together, write_dataset
 
-PLANS = [Plan("npy", 3, 8, targets=True), Plan("png", 3, 8, targets=True), Plan("png", 1, 8)]
+PLANS = [Data("npy", 3, 8, targets=True), Data("png", 3, 8, targets=True), Data("png", 1, 8)]
 
 
 @pytest.fixture(params=PLANS, ids=str)
-def written(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Plan, Samples]:
-    made = write(tmp_path / "set", request.param)
+def written(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Data, Samples]:
+    made = write_dataset(tmp_path / "set", request.param)
     return tmp_path / "set", request.param, together(made["train"])
 
 
-def as_stored(image: object, plan: Plan) -> np.ndarray:
+def as_stored(image: object, plan: Data) -> np.ndarray:
     """What others hand over for an image, as [C, H, W]."""
     array = np.asarray(image)
     if plan.encoding == "npy":
@@ -28,7 +28,7 @@ def as_stored(image: object, plan: Plan) -> np.ndarray:
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def test_webdataset_reads_them(written: tuple[Path, Plan, Samples]) -> None:
+def test_webdataset_reads_them(written: tuple[Path, Data, Samples]) -> None:
     import webdataset
 
     folder, plan, expected = written
@@ -49,7 +49,7 @@ def test_webdataset_reads_them(written: tuple[Path, Plan, Samples]) -> None:
 
 
 def test_datasets_reads_them(
-    written: tuple[Path, Plan, Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written: tuple[Path, Data, Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
@@ -67,7 +67,7 @@ def test_datasets_reads_them(
     assert np.array_equal(images.astype(expected.images.numpy().dtype), expected.images.numpy())
 
 
-def test_tarfile_lists_what_our_reader_finds(written: tuple[Path, Plan, Samples]) -> None:
+def test_tarfile_lists_what_our_reader_finds(written: tuple[Path, Data, Samples]) -> None:
     folder, _, expected = written
     labels: list[int] = []
     logits: list[np.ndarray] = []

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from producing import SHARD, make, tree
 
 from pipeline.core.errors import WorkError
 from pipeline.shards.reader import Dataset
+from tests.support import SHARD, make_noise, tree
 
 COUNT = 6 * SHARD
 
@@ -36,7 +36,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("golden")
-    make(folder / "work", folder / "out", count=COUNT)
+    make_noise(folder / "work", folder / "out", count=COUNT)
     return tree(folder / "out")
 
 
@@ -58,13 +58,13 @@ def test_a_disk_that_is_full_from_time_to_time_delays_the_dataset_and_changes_no
     for kilobytes in (299, 290, 250, 170, 120):  # less and less is in the way
         ballast.write_bytes(bytes(kilobytes << 10))
         with pytest.raises(WorkError, match=r"cannot (write|make) .* No space left on device; (free some space|set)"):
-            make(root, out, count=COUNT)
+            make_noise(root, out, count=COUNT)
         assert not out.exists()
         before, finished = finished, whole_shards(root)
         assert finished >= before
         ballast.unlink()
     assert finished > 0
-    make(root, out, count=COUNT)
+    make_noise(root, out, count=COUNT)
     assert tree(out) == golden
 
 
@@ -75,17 +75,17 @@ def test_a_disk_that_is_full_when_publishing_shows_no_dataset(
     for kilobytes in (299, 280, 200, 90, 77):
         (small_disk / "ballast").write_bytes(bytes(kilobytes << 10))
         with pytest.raises(WorkError, match="No space left on device; free some space"):
-            make(root, out, count=COUNT)
+            make_noise(root, out, count=COUNT)
         assert [path.name for path in small_disk.iterdir()] == ["ballast"]
     (small_disk / "ballast").unlink()
-    make(root, out, count=COUNT)
+    make_noise(root, out, count=COUNT)
     assert tree(out) == golden
 
 
 def limited(root: Path, out: Path, most: int, answers: Any) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     try:
-        make(root, out, count=COUNT)
+        make_noise(root, out, count=COUNT)
         answers.send("done")
     except WorkError as error:
         answers.send(str(error))
@@ -101,16 +101,16 @@ def test_a_limit_on_file_sizes_is_one_clear_error_whatever_file_it_hits(tmp_path
         process.join()
         answer = receiver.recv()
         assert "cannot write" in answer
-        assert "File too large; free some space" in answer
+        assert "File too large; raise the limit on the size of files" in answer
         assert not (tmp_path / "out").exists()
         whole_shards(tmp_path / "work")
-    make(tmp_path / "work", tmp_path / "out", count=COUNT)
+    make_noise(tmp_path / "work", tmp_path / "out", count=COUNT)
     assert tree(tmp_path / "out") == golden
 
 
 def error_of(folder: Path) -> str | None:
     try:
-        make(folder / "work", folder / "out", count=2 * SHARD)
+        make_noise(folder / "work", folder / "out", count=2 * SHARD)
     except WorkError as error:
         return str(error)
     return None
@@ -141,6 +141,6 @@ def test_an_error_of_the_disk_at_any_write_leaves_nothing_half_done(
         whole_shards(folder / "work")
         if (folder / "out").exists():
             Dataset.open(folder / "out").verify()
-        make(folder / "work", folder / "out", count=2 * SHARD)
+        make_noise(folder / "work", folder / "out", count=2 * SHARD)
         assert Dataset.open(folder / "out").manifest.samples.train == 2 * SHARD
     assert nth > 10

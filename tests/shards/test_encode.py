@@ -5,14 +5,12 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from makers import Plan, draw, encode
 from PIL import Image
 
 from pipeline.core.errors import ShardError
-from pipeline.shards.encode import encode_shard
-from pipeline.shards.npy import npy_header
-from pipeline.shards.png import encode_png, layout
-from pipeline.shards.schema import key_of
+from pipeline.shards.encode import encode_png, encode_shard
+from pipeline.shards.layout import key_of, npy_header, png_layout, tar_header
+from tests.support import Data, draw_samples, encode_samples
 
 
 def members(content: bytes) -> dict[str, bytes]:
@@ -22,8 +20,8 @@ def members(content: bytes) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("encoding", ["png", "npy"])
 def test_equal_samples_give_equal_bytes(encoding: str) -> None:
-    plan = Plan(encoding=encoding, targets=True)
-    assert encode(draw(plan, 3, 1), encoding) == encode(draw(plan, 3, 1), encoding)
+    plan = Data(encoding=encoding, targets=True)
+    assert encode_samples(draw_samples(plan, 3, 1), encoding) == encode_samples(draw_samples(plan, 3, 1), encoding)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +44,7 @@ def test_the_bytes_are_those_of_format_version_1(encoding: str, expected: str) -
 
 @pytest.mark.parametrize("encoding", ["png", "npy"])
 def test_members_are_sorted_plain_ustar_without_time_or_owner(encoding: str) -> None:
-    content = encode(draw(Plan(encoding=encoding, targets=True), 2, 0), encoding, "holdout", 12)
+    content = encode_samples(draw_samples(Data(encoding=encoding, targets=True), 2, 0), encoding, "holdout", 12)
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         infos = tar.getmembers()
     extensions = ["cls", "logits.npy", encoding, "target.npy"]
@@ -59,8 +57,8 @@ def test_members_are_sorted_plain_ustar_without_time_or_owner(encoding: str) -> 
 
 
 def test_arrays_are_what_numpy_writes() -> None:
-    samples = draw(Plan(channels=3, targets=True), 2, 0)
-    found = members(encode(samples, "npy"))
+    samples = draw_samples(Data(channels=3, targets=True), 2, 0)
+    found = members(encode_samples(samples, "npy"))
     for number in range(2):
         for name, expected in (
             ("npy", samples.images),
@@ -82,11 +80,18 @@ def test_npy_headers_are_numpys_own(shape: tuple[int, ...], dtype: str) -> None:
     assert npy_header(dtype, shape) == stream.getvalue()
 
 
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 8**11 - 1])
+def test_tar_headers_are_tarfiles_own(size: int) -> None:
+    info = tarfile.TarInfo("t00000-00000.logits.npy")
+    info.size, info.mode, info.mtime = size, 0o644, 0
+    assert tar_header(info.name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+
+
 @pytest.mark.parametrize(("channels", "size"), [(1, 1), (1, 28), (3, 32), (3, 147), (3, 224), (1, 255), (1, 256)])
 def test_pillow_reads_our_png(channels: int, size: int) -> None:
     image = np.random.default_rng(size).integers(0, 256, (channels, size, size), dtype=np.uint8)
     content = encode_png(image)
-    assert len(content) == layout(channels, size).length
+    assert len(content) == png_layout(channels, size).length
     with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
         assert opened.mode == ("L" if channels == 1 else "RGB")
         pixels = np.asarray(opened).reshape(size, size, channels).transpose(2, 0, 1)
@@ -120,9 +125,10 @@ def test_keys_are_unique_over_splits_and_shards_and_have_no_dot() -> None:
         ({"logits": torch.zeros(1, 3)}, "logits"),
         ({"logits": torch.full((2, 3), torch.inf)}, "finite"),
         ({"targets": torch.zeros(2, 3)}, "sum to 1"),
-        ({"targets": torch.tensor([[-1.0, 1, 1]] * 2)}, "no distributions"),
+        ({"targets": torch.tensor([[-1.0, 1, 1]] * 2)}, "not a distribution"),
         ({"targets": torch.ones(2, 1)}, "targets"),
         ({"cls": torch.tensor([0, 3])}, r"in \[0, 3\)"),
+        ({"targets": torch.tensor([[0.0, 1, 0]] * 2)}, "not the largest entry"),
         ({"cls": torch.tensor([0, -1])}, "cls"),
         ({"cls": torch.tensor([0.0, 1.0])}, "cls"),
         ({"cls": torch.tensor([0])}, "cls"),

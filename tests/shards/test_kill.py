@@ -11,12 +11,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from producing import SHARD, make, make_with_fault, tree
 
 from pipeline.shards.reader import Dataset
+from tests.support import ROOT, SHARD, make_noise, make_noise_with_fault, tree
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "PIL.Image", "pipeline.methods", "pipeline.shards.publish"])
+CONTEXT.set_forkserver_preload(["torch", "PIL.Image", "pipeline.methods", "tests.support"])
 COUNT = 3 * SHARD
 FEW = SHARD  # where every passage of every point is tried
 POINTS = (
@@ -27,7 +27,7 @@ POINTS = (
 
 
 def start(root: Path, out: Path, count: int, fault: str = "", pause: float = 0.0) -> BaseProcess:
-    process = CONTEXT.Process(target=make_with_fault, args=(root, out, count, fault, pause))
+    process = CONTEXT.Process(target=make_noise_with_fault, args=(root, out, fault, count, pause))
     process.start()
     return process
 
@@ -36,14 +36,14 @@ def start(root: Path, out: Path, count: int, fault: str = "", pause: float = 0.0
 def golden(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The dataset of a run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("golden")
-    make(folder / "work", folder / "out", count=COUNT)
+    make_noise(folder / "work", folder / "out", count=COUNT)
     return tree(folder / "out")
 
 
 @pytest.fixture(scope="module")
 def golden_few(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("golden_few")
-    make(folder / "work", folder / "out", count=FEW)
+    make_noise(folder / "work", folder / "out", count=FEW)
     return tree(folder / "out")
 
 
@@ -65,7 +65,7 @@ def test_a_power_cut_at_every_passage_of_a_point_leaves_nothing_half_done(
         if process.exitcode == 0:
             break
         assert process.exitcode == 137
-        make(folder / "work", folder / "out", count=FEW)
+        make_noise(folder / "work", folder / "out", count=FEW)
         assert tree(folder / "out") == golden_few
         assert [path.name for path in folder.iterdir() if path.name not in {"work", "out"}] == []
         assert list(folder.rglob("*.tmp")) == []
@@ -118,7 +118,7 @@ def kill_many(folder: Path, golden: dict[str, bytes], kills: int, seed: int) -> 
             completed += 1
         else:
             disturb(root, chance)
-    make(root, out, count=COUNT)
+    make_noise(root, out, count=COUNT)
     assert tree(out) == golden
 
 
@@ -129,6 +129,25 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path, golden: d
 @pytest.mark.slow
 def test_two_hundred_kills_at_random_moments_change_nothing(tmp_path: Path, golden: dict[str, bytes]):
     kill_many(tmp_path, golden, kills=200, seed=2)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from pipeline.core.errors import quiet_interrupt, run_or_exit
+quiet_interrupt()
+from pipeline.shards.executor import Executor
+from tests.support import make_noise
+root, out, count, workers, pause = sys.argv[1:]
+executor = Executor(int(workers), patience=0)
+run_or_exit(lambda: make_noise(Path(root), Path(out), int(count), executor=executor, pause=float(pause)))
+"""
+
+
+def launch(root: Path, out: Path, workers: int, pause: float) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", PROGRAM, root, out, str(COUNT), str(workers), str(pause)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def children(pid: int) -> list[int]:
@@ -147,9 +166,7 @@ def test_when_the_parent_of_a_pool_is_killed_its_workers_go_and_the_next_run_goe
     tmp_path: Path, golden: dict[str, bytes]
 ):
     root, out = tmp_path / "work", tmp_path / "out"
-    script = Path(__file__).with_name("producing.py")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    parent = subprocess.Popen([sys.executable, script, root, out, str(COUNT), "2", "0.5"], env=environment)
+    parent = launch(root, out, workers=2, pause=0.5)
     deadline = time.monotonic() + 120
     while not list(root.rglob("train-*.json")):
         assert time.monotonic() < deadline
@@ -163,5 +180,19 @@ def test_when_the_parent_of_a_pool_is_killed_its_workers_go_and_the_next_run_goe
     while any(alive(pid) for pid in family):
         assert time.monotonic() < deadline, "orphaned workers"
         time.sleep(0.02)
-    make(root, out, count=COUNT)
+    make_noise(root, out, count=COUNT)
     assert tree(out) == golden
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds child processes through /proc")
+def test_an_interrupt_while_workers_still_import_is_one_line(tmp_path: Path):
+    """Ctrl-C goes to the whole group, and a worker needs seconds before it could install a handler of its own."""
+    parent = launch(tmp_path / "work", tmp_path / "out", workers=2, pause=5)
+    deadline = time.monotonic() + 120
+    while len(children(parent.pid)) < 3:  # the first is multiprocessing's resource tracker
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(parent.pid, signal.SIGINT)
+    _, said = parent.communicate(timeout=60)
+    assert said.decode() == "interrupted; run the same command again to go on\n"
+    assert parent.returncode == 130

@@ -4,52 +4,56 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import producing_failures
 import pytest
 import torch
-from producing import CHANNELS, CLASSES, NAMES, SHARD, SIZE, Noise, key, make, teacher, tree, workshop
 
-from pipeline.core.device import Compute
 from pipeline.core.errors import MethodError, ParamsError, TeacherError, WorkError
-from pipeline.core.rng import generator
+from pipeline.core.rng import stream
 from pipeline.methods import Batch
-from pipeline.shards.executor import Auto, Processes, Serial, choose, free_cores
-from pipeline.shards.plan import ShardPlan, plan, select
-from pipeline.shards.produce import ShardMaker, Workshop, label, make_shard, produce, quantise
+from pipeline.shards.executor import Executor, choose, fit_threads, free_cores
+from pipeline.shards.make import ShardMaker, ShardPlan, Workshop, label, make_shard, quantise
+from pipeline.shards.produce import produce
 from pipeline.shards.publish import describe
 from pipeline.shards.reader import Dataset
-from pipeline.shards.work import WorkDirectory
+from pipeline.shards.work import ShardDirectory, plan, select
+from tests.support import (
+    CHANNELS,
+    CLASSES,
+    CPU,
+    NAMES,
+    SHARD,
+    SIZE,
+    FixedSource,
+    NoiseSource,
+    dying_workshop,
+    failing_workshop,
+    linear_teacher,
+    make_noise,
+    noise_key,
+    noise_workshop,
+    tree,
+)
 
 PLAN = ShardPlan("train", 0, SHARD)
 
 
 def maker(encoding: str = "png") -> ShardMaker:
-    return ShardMaker(workshop, 0, "noise", encoding, soft_targets=True)
-
-
-class Fixed:
-    """A source that hands out what it was given."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-
-    def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:
-        return self.batch
+    return ShardMaker(noise_workshop, 0, "noise", encoding, soft_targets=True)
 
 
 def good() -> Batch:
-    return Noise().draw(SHARD, torch.Generator().manual_seed(0), 0)
+    return NoiseSource().draw(SHARD, torch.Generator().manual_seed(0), 0)
 
 
 def test_what_is_read_back_is_what_the_source_drew_and_the_teacher_says_of_the_stored_image(tmp_path: Path):
-    make(tmp_path / "work", tmp_path / "out")
+    make_noise(tmp_path / "work", tmp_path / "out")
     dataset = Dataset.open(tmp_path / "out")
     for split, number in (("train", 3), ("holdout", 0)):
-        drawn = Noise().draw(SHARD, generator(0, f"noise/{split}", number), 0)
+        drawn = NoiseSource().draw(SHARD, stream(0, f"noise/{split}", number), 0)
         stored = list(dataset.shards(split))[number]
         pixels = np.rint(drawn.images.numpy() * 255).astype(np.uint8)
         assert np.array_equal(stored.images.numpy(), pixels)
-        net = teacher().net
+        net = linear_teacher().net
         seen = (torch.from_numpy(pixels).float() / 255 - 0.5) / 0.25
         torch.testing.assert_close(stored.logits, net(seen), rtol=1e-5, atol=1e-5)
         assert stored.targets is not None
@@ -58,17 +62,17 @@ def test_what_is_read_back_is_what_the_source_drew_and_the_teacher_says_of_the_s
 
 
 def test_the_teacher_labels_the_float16_image_when_that_is_what_is_stored(tmp_path: Path):
-    make(tmp_path / "work", tmp_path / "out", encoding="npy")
+    make_noise(tmp_path / "work", tmp_path / "out", encoding="npy")
     stored = Dataset.open(tmp_path / "out").load("train")
-    drawn = Noise().draw(SHARD, generator(0, "noise/train", 0), 0)
+    drawn = NoiseSource().draw(SHARD, stream(0, "noise/train", 0), 0)
     assert torch.equal(stored.images[:SHARD], drawn.images.half())
-    torch.testing.assert_close(stored.logits, label(teacher(), stored.images), rtol=0, atol=0)
-    exact = teacher()(drawn.images)
+    torch.testing.assert_close(stored.logits, label(linear_teacher(), stored.images), rtol=0, atol=0)
+    exact = linear_teacher()(drawn.images)
     assert not torch.equal(stored.logits[:SHARD], exact)
 
 
 def test_the_manifest_counts_what_the_shards_hold(tmp_path: Path):
-    make(tmp_path / "work", tmp_path / "out")
+    make_noise(tmp_path / "work", tmp_path / "out")
     dataset = Dataset.open(tmp_path / "out")
     train = dataset.load("train")
     manifest = dataset.manifest
@@ -83,48 +87,48 @@ def test_the_manifest_counts_what_the_shards_hold(tmp_path: Path):
 
 
 def test_shards_are_linked_not_copied_and_survive_the_removal_of_the_output(tmp_path: Path):
-    make(tmp_path / "work", tmp_path / "out")
+    make_noise(tmp_path / "work", tmp_path / "out")
     published = tmp_path / "out" / "train-00000.tar"
     assert published.stat().st_nlink == 2
     before = tree(tmp_path / "out")
     for path in (tmp_path / "out").iterdir():
         path.unlink()
     log = tmp_path / "log"
-    make(tmp_path / "work", tmp_path / "out", log=log)
+    make_noise(tmp_path / "work", tmp_path / "out", log=log)
     assert not log.exists()
     assert tree(tmp_path / "out") == before
 
 
 def test_growth_makes_only_the_missing_shards(tmp_path: Path):
     log = tmp_path / "log"
-    make(tmp_path / "work", tmp_path / "small", count=2 * SHARD, holdout=0, log=log)
+    make_noise(tmp_path / "work", tmp_path / "small", count=2 * SHARD, holdout=0, log=log)
     stats = {path.name: path.stat() for path in (tmp_path / "work").rglob("*.tar")}
     assert log.read_text().split() == ["0", "1"]
-    make(tmp_path / "work", tmp_path / "large", count=4 * SHARD, holdout=SHARD, log=log)
+    make_noise(tmp_path / "work", tmp_path / "large", count=4 * SHARD, holdout=SHARD, log=log)
     assert log.read_text().split() == ["0", "1", "2", "3", "-1"]
     for path in (tmp_path / "work").rglob("*.tar"):
         if path.name in stats:
             before, now = stats[path.name], path.stat()
             assert (now.st_ino, now.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    make(tmp_path / "fresh", tmp_path / "whole", count=4 * SHARD, holdout=SHARD)
+    make_noise(tmp_path / "fresh", tmp_path / "whole", count=4 * SHARD, holdout=SHARD)
     assert tree(tmp_path / "large") == tree(tmp_path / "whole")
-    make(tmp_path / "work", tmp_path / "smaller-again", count=SHARD, holdout=0, log=log)
+    make_noise(tmp_path / "work", tmp_path / "smaller-again", count=SHARD, holdout=0, log=log)
     assert len(log.read_text().split()) == 5
     assert Dataset.open(tmp_path / "smaller-again").manifest.samples.train == SHARD
 
 
 def test_seeds_and_splits_and_shards_never_share_images(tmp_path: Path):
-    make(tmp_path / "work", tmp_path / "a", seed=0)
-    make(tmp_path / "work", tmp_path / "b", seed=1)
+    make_noise(tmp_path / "work", tmp_path / "a", seed=0)
+    make_noise(tmp_path / "work", tmp_path / "b", seed=1)
     images = [Dataset.open(tmp_path / name).load(split).images for name in "ab" for split in ("train", "holdout")]
     rows = torch.cat(images).flatten(1)
     assert len(torch.unique(rows, dim=0)) == len(rows) == 10 * SHARD
 
 
 def test_processes_make_the_same_bytes_as_one_process(tmp_path: Path):
-    make(tmp_path / "one", tmp_path / "serial")
+    make_noise(tmp_path / "one", tmp_path / "serial")
     log = tmp_path / "log"
-    make(tmp_path / "two", tmp_path / "parallel", executor=Processes(2), log=log, pause=0.2)
+    make_noise(tmp_path / "two", tmp_path / "parallel", executor=Executor(2, patience=0), log=log, pause=0.2)
     assert tree(tmp_path / "serial") == tree(tmp_path / "parallel")
     assert sorted(log.read_text().split()) == ["-1", "0", "1", "2", "3"]
 
@@ -134,11 +138,12 @@ def setup_of(function: Callable[[Any], Any]) -> Callable[[], Callable[[Any], Any
 
 
 def test_a_quick_dataset_is_made_without_starting_processes():
-    here = Auto(2).map(setup_of(lambda _item: os.getpid()), range(5))
+    here = Executor(2).map(setup_of(lambda _item: os.getpid()), range(5))
     assert set(here) == {os.getpid()}
 
 
-def test_a_slow_first_shard_moves_the_rest_to_a_pool(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("patience", "here"), [(1e-9, [1]), (0, [])])
+def test_a_slow_first_shard_moves_the_rest_to_a_pool(monkeypatch: pytest.MonkeyPatch, patience: float, here: list[int]):
     handed: list[Any] = []
 
     def pool(workers: int, setup: Callable[[], Callable[[Any], Any]], items: Sequence[Any]):
@@ -146,33 +151,52 @@ def test_a_slow_first_shard_moves_the_rest_to_a_pool(monkeypatch: pytest.MonkeyP
         yield from map(setup(), items)
 
     monkeypatch.setattr("pipeline.shards.executor._pool", pool)
-    monkeypatch.setattr("pipeline.shards.executor._WORTH_SECONDS", 0.0)
-    assert list(Auto(3).map(setup_of(lambda item: item * 10), [1, 2, 3, 4])) == [10, 20, 30, 40]
-    assert handed == [(3, [2, 3, 4])]
+    assert list(Executor(3, patience).map(setup_of(lambda item: item * 10), [1, 2, 3, 4])) == [10, 20, 30, 40]
+    assert handed == [(3, [item for item in (1, 2, 3, 4) if item not in here])]
 
 
-def test_workers_compute_with_one_thread_and_leave_the_setting_as_it_was(monkeypatch: pytest.MonkeyPatch):
-    calls: list[int] = []
+def test_a_fit_has_every_free_core_and_shards_one_thread_and_the_setting_stays(monkeypatch: pytest.MonkeyPatch):
+    """The second setup finds what the first one left on the disk, as a worker process would."""
+    calls: list[object] = []
+    monkeypatch.setattr("pipeline.shards.executor.free_cores", lambda: 3)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     monkeypatch.setattr(torch, "set_num_threads", calls.append)
-    list(Serial().map(setup_of(lambda _item: calls.append(-1)), [0, 1]))
-    assert calls == [1, -1, -1, 7]
-    run = Serial().map(setup_of(lambda item: item), [0, 1])
+
+    def setup() -> Callable[[Any], None]:
+        calls.append("setup")
+        return lambda _item: calls.append("item")
+
+    list(Executor().map(setup, [0, 1]))
+    assert calls == [3, "setup", 7, 1, "setup", "item", "item", 7]
+    run = Executor().map(lambda: lambda item: item, [0, 1])
     next(run)
     run.close()
-    assert calls[4:] == [1, 7]
+    assert calls[8:] == [3, 7, 1, 7]
+    assert fit_threads() == 3
+
+
+def test_with_one_thread_the_workshop_is_opened_once(monkeypatch: pytest.MonkeyPatch):
+    opened: list[int] = []
+    monkeypatch.setattr("pipeline.shards.executor.free_cores", lambda: 1)
+    list(Executor().map(lambda: opened.append(1) or (lambda item: item), [0, 1]))
+    assert opened == [1]
 
 
 def test_a_killed_worker_is_one_clear_error_and_what_was_made_stays(tmp_path: Path):
-    make(tmp_path, None, count=SHARD, holdout=0)
+    make_noise(tmp_path, None, count=SHARD, holdout=0)
     plans = plan(3 * SHARD, SHARD, 0)
     for open_workshop, error, message in (
-        (producing_failures.dying, WorkError, "worker processes was killed.*AFTERIMAGE_WORKERS"),
-        (producing_failures.failing, MethodError, "methods.noise: shard train-0000[12].tar: images hold values that"),
+        (dying_workshop, WorkError, "worker processes was killed.*PHOTOGRAM_WORKERS"),
+        (failing_workshop, MethodError, "methods.noise: shard train-0000[12].tar: images hold values that"),
     ):
-        with WorkDirectory(tmp_path, "noise", key()) as work:
+        with ShardDirectory(tmp_path, "noise", noise_key()) as work:
             with pytest.raises(error, match=message):
-                produce(work, plans, ShardMaker(open_workshop, 0, "noise", "png", soft_targets=True), Processes(1))
+                produce(
+                    work,
+                    plans,
+                    ShardMaker(open_workshop, 0, "noise", "png", soft_targets=True),
+                    Executor(2, patience=0),
+                )
             assert work.record(plans[0]) is not None
             assert work.record(plans[1]) is None
 
@@ -197,7 +221,7 @@ WRONG = {
 def test_a_batch_that_is_none_is_an_error_naming_the_method_and_the_shard(message: str):
     batch = WRONG[message](good())
     with pytest.raises(MethodError) as caught:
-        make_shard(Workshop(Fixed(batch), teacher()), PLAN, maker())
+        make_shard(Workshop(FixedSource(batch), linear_teacher()), PLAN, maker())
     assert f"methods.noise: shard train-00000.tar: {message}" in str(caught.value)
 
 
@@ -205,22 +229,34 @@ def test_a_whole_batch_on_the_edges_of_what_is_allowed_is_accepted():
     images = torch.zeros(IMAGES)
     images[:, :, 0] = 1
     targets = torch.eye(CLASSES)[[0, 1, 2, 3, 3]]
-    made = make_shard(Workshop(Fixed(Batch(images, targets)), teacher()), PLAN, maker())
-    assert made.record.histogram == (1, 1, 1, 2)
+    made = make_shard(Workshop(FixedSource(Batch(images, targets)), linear_teacher()), PLAN, maker())
+    assert made.histogram == (1, 1, 1, 2)
+
+
+def test_where_nothing_was_aimed_at_the_label_is_the_teachers_first_choice_of_what_is_stored():
+    batch = good()._replace(targets=None)
+    unaimed = ShardMaker(noise_workshop, 0, "noise", "png", soft_targets=False)
+    made = make_shard(Workshop(FixedSource(batch), linear_teacher()), PLAN, unaimed)
+    choice = label(linear_teacher(), quantise(batch.images, "png")).argmax(dim=1)
+    aimed = batch._replace(targets=torch.eye(CLASSES)[choice])
+    same = make_shard(Workshop(FixedSource(aimed), linear_teacher()), PLAN, unaimed)
+    assert (made.content, made.histogram, made.agree) == (same.content, same.histogram, SHARD)
+    with pytest.raises(MethodError, match=r"noise: shard train-00000\.tar: no targets, though"):
+        make_shard(Workshop(FixedSource(batch), linear_teacher()), PLAN, maker())
 
 
 def test_a_teacher_that_answers_nan_is_an_error():
-    broken = teacher()
+    broken = linear_teacher()
     broken.net[1].weight[0, 0] = torch.nan  # pyright: ignore
     with pytest.raises(TeacherError, match="teacher linear: logits that are not finite"):
-        make_shard(Workshop(Noise(), broken), PLAN, maker())
+        make_shard(Workshop(NoiseSource(), broken), PLAN, maker())
 
 
 def test_labels_do_not_depend_on_how_many_images_are_asked_about_at_once(monkeypatch: pytest.MonkeyPatch):
     images = quantise(torch.rand(23, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(0)), "png")
-    together = label(teacher(), images)
-    monkeypatch.setattr("pipeline.shards.produce._LABEL_BATCH", 4)
-    torch.testing.assert_close(label(teacher(), images), together)
+    together = label(linear_teacher(), images)
+    monkeypatch.setattr("pipeline.shards.make._LABEL_BATCH", 4)
+    torch.testing.assert_close(label(linear_teacher(), images), together)
 
 
 def test_rounding_is_to_the_nearest_and_what_is_stored_is_what_is_labelled():
@@ -229,25 +265,25 @@ def test_rounding_is_to_the_nearest_and_what_is_stored_is_what_is_labelled():
 
 
 def test_png_of_two_channels_is_refused_before_anything_is_drawn():
-    two = teacher()
+    two = linear_teacher()
     two.info = two.info.model_copy(update={"channels": 2})
     with pytest.raises(ParamsError, match=r"shards\.encoding: 'png': .*2 channels.*npy"):
-        make_shard(Workshop(Noise(), two), PLAN, maker())
+        make_shard(Workshop(NoiseSource(), two), PLAN, maker())
 
 
 def test_a_range_makes_its_shards_and_the_whole_run_only_publishes(tmp_path: Path):
     plans = plan(4 * SHARD, SHARD, SHARD)
     for part in ("0:2", "2:5"):
-        with WorkDirectory(tmp_path / "parts", "noise", key(), part) as work:
-            records = produce(work, select(plans, part), maker(), Serial())
+        with ShardDirectory(tmp_path / "parts", "noise", noise_key(), part) as work:
+            records = produce(work, select(plans, part), maker(), Executor())
             with pytest.raises(WorkError, match=r"[23] of 5 shards"):
                 describe(
-                    plans, records, maker(), params={}, data_free=True, teacher=teacher().info, attachments=()
+                    plans, records, maker(), params={}, data_free=True, teacher=linear_teacher().info, attachments=()
                 )  # fmt: skip
     log = tmp_path / "log"
-    make(tmp_path / "parts", tmp_path / "out", log=log)
+    make_noise(tmp_path / "parts", tmp_path / "out", log=log)
     assert not log.exists()
-    make(tmp_path / "work", tmp_path / "whole")
+    make_noise(tmp_path / "work", tmp_path / "whole")
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
@@ -256,18 +292,18 @@ def test_an_empty_range_does_the_fit_and_no_shard(tmp_path: Path):
 
     def opening() -> Workshop:
         opened.append(1)
-        return workshop()
+        return noise_workshop()
 
-    with WorkDirectory(tmp_path, "noise", key(), "0:0") as work:
-        assert produce(work, (), ShardMaker(opening, 0, "noise", "png", soft_targets=True), Serial()) == ()
+    with ShardDirectory(tmp_path, "noise", noise_key(), "0:0") as work:
+        assert produce(work, (), ShardMaker(opening, 0, "noise", "png", soft_targets=True), Executor()) == ()
     assert opened == [1]
     assert list(tmp_path.rglob("*.tar")) == []
 
 
 def test_seconds_come_from_the_sidecars_so_that_a_rerun_costs_what_the_first_run_cost(tmp_path: Path):
-    first = make(tmp_path, None, pause=0.01)
+    first = make_noise(tmp_path, None, pause=0.01)
     assert all(record.seconds >= 0.01 for record in first)
-    assert make(tmp_path, None) == first
+    assert make_noise(tmp_path, None) == first
 
 
 def test_a_folder_with_something_else_is_never_touched(tmp_path: Path):
@@ -275,49 +311,48 @@ def test_a_folder_with_something_else_is_never_touched(tmp_path: Path):
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     with pytest.raises(WorkError, match="out: another dataset or something else is there"):
-        make(tmp_path / "work", out)
+        make_noise(tmp_path / "work", out)
     assert tree(out) == {"thesis.txt": b"years of work"}
-    make(tmp_path / "work", tmp_path / "fine")
+    make_noise(tmp_path / "work", tmp_path / "fine")
     with pytest.raises(WorkError, match="something else"):
-        make(tmp_path / "work", tmp_path / "fine", seed=1)
+        make_noise(tmp_path / "work", tmp_path / "fine", seed=1)
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkError, match="something else"):
-        make(tmp_path / "work", tmp_path / "file")
+        make_noise(tmp_path / "work", tmp_path / "file")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "work", "fine", "file"}
 
 
 def test_an_empty_folder_or_this_very_dataset_is_fine(tmp_path: Path):
     (tmp_path / "out").mkdir()
-    make(tmp_path / "work", tmp_path / "out")
+    make_noise(tmp_path / "work", tmp_path / "out")
     inode = (tmp_path / "out").stat().st_ino
-    make(tmp_path / "work", tmp_path / "out")
+    make_noise(tmp_path / "work", tmp_path / "out")
     assert (tmp_path / "out").stat().st_ino == inode
 
 
 def test_where_links_are_refused_shards_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    make(tmp_path / "work", tmp_path / "linked")
+    make_noise(tmp_path / "work", tmp_path / "linked")
 
     def refuse(_self: Path, _target: Path) -> None:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    make(tmp_path / "work", tmp_path / "copied")
+    make_noise(tmp_path / "work", tmp_path / "copied")
     assert tree(tmp_path / "copied") == tree(tmp_path / "linked")
     assert (tmp_path / "copied" / "train-00000.tar").stat().st_nlink == 1
 
 
 def test_the_number_of_workers_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
-    compute = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
-    for text, kind, workers in (("1", Serial, 1), ("3", Processes, 3)):
-        monkeypatch.setenv("AFTERIMAGE_WORKERS", text)
-        executor = choose(compute)
-        assert (type(executor), executor.workers) == (kind, workers)
+    for text, workers in (("1", 1), ("3", 3)):
+        monkeypatch.setenv("PHOTOGRAM_WORKERS", text)
+        assert (choose(CPU).workers, choose(CPU).patience) == (workers, 0)
     for text in ("0", "-1", "two", "1.5", "²"):
-        monkeypatch.setenv("AFTERIMAGE_WORKERS", text)
-        with pytest.raises(ParamsError, match=f"AFTERIMAGE_WORKERS={text}: expected a whole number"):
-            choose(compute)
-    monkeypatch.delenv("AFTERIMAGE_WORKERS")
-    for cores, kind in ((1, Serial), (4, Auto)):
+        monkeypatch.setenv("PHOTOGRAM_WORKERS", text)
+        with pytest.raises(ParamsError, match=f"PHOTOGRAM_WORKERS={text}: expected a whole number"):
+            choose(CPU)
+    monkeypatch.delenv("PHOTOGRAM_WORKERS")
+    for cores in (1, 4):
         monkeypatch.setattr("pipeline.shards.executor.free_cores", lambda cores=cores: cores)
-        assert (type(choose(compute)), choose(compute).workers) == (kind, cores)
+        assert choose(CPU).workers == cores
+        assert choose(CPU).patience > 0
     assert free_cores() >= 1

@@ -3,8 +3,8 @@
 from pipeline.core.errors import TeacherError, run_or_exit
 from pipeline.core.params import build
 from pipeline.grid import Matrix
+from pipeline.methods.zskd import class_similarity
 from pipeline.report import ReportInputs, ReportParams, build_report
-from pipeline.synthesis.labels import class_similarity
 from pipeline.teacher.model import Teacher
 from stages.settings import DATA, Settings
 

@@ -13,7 +13,7 @@ from pipeline.core.device import Compute
 from pipeline.core.errors import run_or_exit
 from pipeline.core.params import build
 from pipeline.core.work import work_root
-from pipeline.methods import Fitted, Method
+from pipeline.methods import Fitted, Method, Run
 from pipeline.shards.executor import choose
 from pipeline.shards.make import ShardMaker, Workshop, fit_stream
 from pipeline.shards.produce import produce
@@ -54,7 +54,7 @@ def open_workshop(
     """
     teacher = Teacher.load(folder, trust)
     compute.place(teacher)
-    source = method.fit(teacher, fit_stream(seed, name), checkpoint, compute)
+    source = method.fit(Run(teacher, fit_stream(seed, name), checkpoint, compute))
     if isinstance(source, Fitted):
         attachments.keep(source.attachments(), name)
     return Workshop(source, teacher)

@@ -119,11 +119,14 @@ class Loss(nn.Module):
 
         Args:
             seen: the batch.
-            reach_teacher: let gradients flow through the teacher's maps too, to what made its images.
+            reach_teacher: those that look inside, with gradients through the teacher's maps too: what a generator that
+                made the images can move.
         """
         # Copies: a term that asks a network about other images replaces what the hooks hold.
         ours, theirs = dict(self._maps[0]), dict(self._maps[1])
         if not reach_teacher:
             theirs = {name: maps.detach() for name, maps in theirs.items()}
         seen = replace(seen, student_maps=ours, teacher_maps=theirs)
-        return {name: term(seen, self.on_logits) for name, term in self.terms.items()}
+        terms = {name: cast(BoundTerm, term) for name, term in self.terms.items()}
+        wanted = {name: term for name, term in terms.items() if term.teacher_blocks or not reach_teacher}
+        return {name: term(seen, self.on_logits) for name, term in wanted.items()}

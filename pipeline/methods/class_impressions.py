@@ -1,72 +1,70 @@
 """Class impressions: Mopuri et al., "Ask, Acquire, and Attack" (ECCV 2018); the baseline of the ZSKD paper."""
 
-from typing import ClassVar
+from typing import Annotated
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 
-from pipeline.augment import Augment, augment
-from pipeline.core.checkpoint import Checkpoint
-from pipeline.core.device import Compute
-from pipeline.core.params import Block
-from pipeline.methods import Batch, Source
-from pipeline.synthesis.descend import Adam, Bound, descend, quick
-from pipeline.synthesis.labels import balanced, one_hot
-from pipeline.synthesis.losses import negative_logit
-from pipeline.synthesis.start import Start
-from pipeline.teacher.model import Teacher
+from ..classifier import Teacher
+from ..core.device import Compute
+from ..losses.logits import negative_logit
+from ..optimise.augment import Augment, augment
+from ..optimise.pixels import Adam, Bound, Init, balanced, descend, one_hot, quick
+from ..optimise.source import BaseMethod, Batch, Run, Source
 
 __all__ = ["Method"]
 
+_Confidence = Annotated[float, Field(gt=0, lt=1)]
 
-class Method(Block):
+
+class Method(BaseMethod):
     """Images that maximise one class's logit under small random transforms, until a random confidence is reached.
 
     x = argmax T_c(x), the pre-softmax logit. Each image has its own target confidence, drawn uniformly from a range:
     stopping at different confidences is what makes the impressions of one class differ. An image that never gets
     there is kept as it is after the last step.
 
-    Departure: the confidence is looked at every `check_every` steps on the untransformed image, since that is the
-    image that is stored.
+    Departure: the confidence is that of the image as it is stored, neither transformed nor beyond [0, 1] and with 256
+    levels, and it is looked at every `check_every` steps.
     """
 
-    data_free: ClassVar[bool] = True
-    soft_targets: ClassVar[bool] = False
-    batch_norm: ClassVar[bool] = False
-    attaches: ClassVar[bool] = False
-    reads: ClassVar[tuple[str, ...]] = ()
-
-    confidence: tuple[PositiveFloat, PositiveFloat]  # range of the softmax confidence at which an image is done
-    views: Augment  # a new random view of each image at each step
-    start: Start
+    confidence: tuple[_Confidence, _Confidence]  # range of the softmax confidence at which an image is done
+    augment: Augment | None  # a new random augmentation of each image at each step
+    init: Init
     steps: PositiveInt  # Adam steps at most
     check_every: PositiveInt  # steps between two looks at the confidence
     learning_rate: PositiveFloat  # in [0, 1] pixel units
     bound: Bound
     batch: PositiveInt  # images optimised together; changes speed and memory, not the method
 
-    def fit(self, teacher: Teacher, rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Source:  # noqa: ARG002
+    @field_validator("confidence")
+    @classmethod
+    def _rising(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("expected the lower confidence first")
+        return value
+
+    def fit(self, run: Run) -> Source:
         """Nothing to fit."""
-        return _Impressions(self, teacher, compute)
+        return _Impressions(self, run.teacher, run.compute)
 
 
 class _Impressions:
     def __init__(self, method: Method, teacher: Teacher, compute: Compute) -> None:
         self.method, self.teacher, self.compute = method, teacher, compute
-        shape = (method.batch, teacher.info.channels, teacher.info.size, teacher.info.size)
-        self._losses = quick(self._loss_of, teacher, shape, method.steps, compute)
+        shape = (method.batch, teacher.card.channels, teacher.card.size, teacher.card.size)
+        self._losses = quick(self._loss, teacher, shape, method.steps, compute)
 
-    def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:  # noqa: ARG002
-        info = self.teacher.info
-        labels = balanced(count, len(info.classes), rng)
-        low, high = self.method.confidence
+    def draw(self, count: int, rng: torch.Generator) -> Batch:
+        method, card = self.method, self.teacher.card
+        labels = balanced(count, len(card.classes), rng)
+        low, high = method.confidence
         wanted = low + (high - low) * torch.rand(count, generator=rng)
-        start = self.method.start.draw((count, info.channels, info.size, info.size), rng)
-        size = self.method.batch
-        chunks = zip(start.split(size), labels.split(size), wanted.split(size), strict=True)
+        start = method.init.draw((count, card.channels, card.size, card.size), rng)
+        chunks = zip(*(each.split(method.batch) for each in (start, labels, wanted)), strict=True)
         images = [self._optimise(*chunk, rng) for chunk in chunks]
-        return Batch(torch.cat(images), one_hot(labels, len(info.classes)))
+        return Batch(torch.cat(images), one_hot(labels, len(card.classes)))
 
     def _optimise(self, images: Tensor, labels: Tensor, wanted: Tensor, rng: torch.Generator) -> Tensor:
         method, device = self.method, self.compute.torch_device()
@@ -75,7 +73,7 @@ class _Impressions:
 
         last = descend(
             images,
-            lambda pixels: self._losses(augment(pixels, method.views, rng), labels),
+            lambda pixels: self._losses(augment(pixels, method.augment, rng), labels),
             steps=method.steps,
             adam=Adam(method.learning_rate),
             bound=method.bound,
@@ -84,8 +82,8 @@ class _Impressions:
         )
         return reached.fill(last)
 
-    def _loss_of(self, view: Tensor, labels: Tensor) -> Tensor:
-        return negative_logit(self.teacher(view), labels)
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return negative_logit(self.teacher(images), labels)
 
 
 class _Reached:
@@ -96,13 +94,14 @@ class _Reached:
         self._done = torch.zeros_like(labels, dtype=torch.bool)
         self._kept: Tensor | None = None
 
-    def __call__(self, images: Tensor, steps: int) -> bool:
+    def __call__(self, pixels: Tensor, steps: int) -> bool:
         if steps % self._every:
             return False
-        confidence = self._teacher(images).softmax(1).gather(1, self._labels.unsqueeze(1)).squeeze(1)
+        images = pixels.clamp(0, 1)
+        stored = images.mul(255).round().div(255)
+        confidence = self._teacher(stored).softmax(1).gather(1, self._labels.unsqueeze(1)).squeeze(1)
         new = (confidence >= self._wanted) & ~self._done
-        kept = images if self._kept is None else self._kept
-        self._kept = torch.where(new.view(-1, 1, 1, 1), images, kept)
+        self._kept = torch.where(new.view(-1, 1, 1, 1), images, images if self._kept is None else self._kept)
         self._done = self._done | new
         return bool(self._done.all())
 

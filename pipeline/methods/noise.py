@@ -5,60 +5,35 @@ from typing import ClassVar, Literal
 
 import torch
 
-from pipeline.core.checkpoint import Checkpoint
-from pipeline.core.device import Compute
-from pipeline.core.params import Block
-from pipeline.methods import Batch, Source
-from pipeline.synthesis.labels import one_hot
-from pipeline.teacher.model import Teacher, TeacherInfo
+from ..classifier import TeacherCard
+from ..optimise.source import BaseMethod, Batch, Run, Source
 
 __all__ = ["Method"]
 
-_CHUNK = 256  # images per forward pass
 
-
-class Method(Block):
+class Method(BaseMethod):
     """Independent pixels, labelled by the teacher like every dataset; what a method must beat to count.
 
     ``uniform`` is U[0, 1]; ``normal`` is N(0, 1) in the teacher's normalised space, clamped to valid pixels.
     """
 
-    data_free: ClassVar[bool] = True
-    soft_targets: ClassVar[bool] = False
-    batch_norm: ClassVar[bool] = False
-    attaches: ClassVar[bool] = False
-    reads: ClassVar[tuple[str, ...]] = ()
+    steered: ClassVar[bool] = False
 
     distribution: Literal["uniform", "normal"]
 
-    def fit(self, teacher: Teacher, rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Source:  # noqa: ARG002
+    def fit(self, run: Run) -> Source:
         """Nothing to fit."""
-        return _Noise(self.distribution, teacher, compute.torch_device())
+        return _Noise(self.distribution, run.teacher.card)
 
 
 @dataclass(frozen=True)
 class _Noise:
     distribution: Literal["uniform", "normal"]
-    teacher: Teacher
-    device: torch.device
+    card: TeacherCard
 
-    def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:  # noqa: ARG002
-        info = self.teacher.info
-        shape = (count, info.channels, info.size, info.size)
+    def draw(self, count: int, rng: torch.Generator) -> Batch:
+        shape = (count, self.card.channels, self.card.size, self.card.size)
         if self.distribution == "uniform":
-            images = torch.rand(shape, generator=rng)
-        else:
-            images = _denormalise(torch.randn(shape, generator=rng), info)
-        return Batch(images, _answers(self.teacher, images, self.device))
-
-
-@torch.no_grad()
-def _answers(teacher: Teacher, images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Noise is steered nowhere; the class it is filed under is the teacher's own answer."""
-    answers = torch.cat([teacher(chunk.to(device)).argmax(1).cpu() for chunk in images.split(_CHUNK)])
-    return one_hot(answers, len(teacher.info.classes))
-
-
-def _denormalise(images: torch.Tensor, info: TeacherInfo) -> torch.Tensor:
-    mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (info.mean, info.std))
-    return (images * std + mean).clamp(0, 1)
+            return Batch(torch.rand(shape, generator=rng), None)
+        mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (self.card.mean, self.card.std))
+        return Batch((torch.randn(shape, generator=rng) * std + mean).clamp(0, 1), None)

@@ -7,7 +7,7 @@ is keyed by that code (see `core.code.work_fingerprint`).
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ..core.errors import MethodError, ParamsError, TeacherError
 from ..core.files import crash_point
 from ..core.images import to_uint8, to_unit
 from ..core.rng import stream
-from ..synthesis.batch import Batch  # shim: optimise.source
+from ..optimise.source import Batch, Numbered, Source, draw
 from ..teacher.model import Teacher  # shim: classifier
 from .encode import encode_shard
 from .schema import Encoding, Split, shard_name
@@ -26,14 +26,6 @@ __all__ = ["MadeShard", "ShardMaker", "ShardPlan", "Workshop", "fit_stream", "la
 _LABEL_BATCH = 256  # images per question to the teacher; bounds memory, stays fixed since it can move a last digit
 _PNG_CHANNELS = (1, 3)
 _SUM_TOLERANCE = 1e-4  # of a target's sum, in float32
-
-
-class Source(Protocol):  # shim: optimise.source
-    """What a fitted method draws from."""
-
-    def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:
-        """Make the images of one shard."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ class ShardPlan:
 class Workshop(NamedTuple):
     """What a worker needs to make shards."""
 
-    source: Source
+    source: Source | Numbered
     teacher: Teacher  # on the device it is to be asked on
 
 
@@ -112,7 +104,7 @@ def make_shard(workshop: Workshop, plan: ShardPlan, maker: ShardMaker) -> MadeSh
     if maker.encoding == "png" and channels not in _PNG_CHANNELS:
         raise ParamsError(f"shards.encoding: 'png': a picture of {channels} channels does not fit; use npy")
     rng = stream(maker.seed, f"{maker.method}/{plan.split}", plan.index)
-    batch = workshop.source.draw(plan.samples, rng, plan.number)  # shim: optimise.source.draw
+    batch = draw(workshop.source, plan.samples, rng, plan.number)
     _check(batch, plan, maker, workshop.teacher)
     crash_point("shard:drawn")
 

@@ -25,7 +25,7 @@ from ..core.params import Block, build
 from ..core.work import WorkDirectory as _WorkDirectory
 from ..core.work import prune as prune  # noqa: PLC0414 # shim
 from ..core.work import work_root as work_root  # noqa: PLC0414 # shim
-from ..synthesis.batch import Attachment  # shim: optimise.source
+from ..optimise.source import Attachment
 from .limits import LIMITS
 from .make import ShardPlan
 from .schema import FORMAT_VERSION, AttachmentEntry, Entries

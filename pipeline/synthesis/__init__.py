@@ -1,1 +1,1 @@
-"""The vocabulary that methods are written in."""
+"""The old place of `losses` and `optimise`."""  # shim

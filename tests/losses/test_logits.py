@@ -3,13 +3,23 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import special
+from scipy.spatial import distance
 from torch import Tensor
 
 from pipeline.losses.activation_boundary import activation_boundary
 from pipeline.losses.attention import attention
 from pipeline.losses.features import resized
 from pipeline.losses.interpolation import mix
-from pipeline.losses.logits import agreement, cross_entropy, kl, l1
+from pipeline.losses.logits import (
+    agreement,
+    cross_entropy,
+    jensen_shannon,
+    kl,
+    l1,
+    negative_logit,
+    softened_cross_entropy,
+)
 
 
 def logits(seed: int, scale: float = 3.0) -> Tensor:
@@ -196,3 +206,68 @@ def test_halves_are_computed_in_float32(kind):
     halved = loss(student.bfloat16(), teacher.bfloat16(), *extra)
     assert halved.dtype == torch.float32
     assert torch.equal(halved, loss(student.bfloat16().float(), teacher.bfloat16().float(), *extra))
+
+
+# Those that steer images, one number each.
+
+LOGITS = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+OTHERS = 3 * torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_softened_cross_entropy_against_numpy() -> None:
+    targets = torch.rand(6, 4, generator=torch.Generator().manual_seed(1)).softmax(1)
+    expected = -(targets.numpy() * special.log_softmax(LOGITS.numpy() / 20, axis=1)).sum(1)
+    np.testing.assert_allclose(softened_cross_entropy(LOGITS, targets, 20).numpy(), expected, rtol=1e-5)
+
+
+def test_softened_cross_entropy_is_least_where_the_softened_prediction_is_the_target() -> None:
+    targets = (LOGITS / 20).softmax(1).float()
+    logits = LOGITS.float().requires_grad_()
+    softened_cross_entropy(logits, targets, 20).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-7
+
+
+def test_negative_logit_picks_each_images_class() -> None:
+    labels = torch.tensor([0, 1, 2, 3, 1, 2])
+    expected = [-LOGITS[i, c].item() for i, c in enumerate(labels)]
+    np.testing.assert_allclose(negative_logit(LOGITS, labels).numpy(), expected, rtol=1e-6)
+
+
+def js_in_scipy(logits: np.ndarray, others: np.ndarray, temperature: float) -> np.ndarray:
+    beliefs = (special.softmax(each / temperature, 1) for each in (logits, others))
+    return distance.jensenshannon(*beliefs, axis=1) ** 2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_jensen_shannon_against_scipy(temperature: float) -> None:
+    expected = js_in_scipy(LOGITS.numpy(), OTHERS.numpy(), temperature)
+    found = jensen_shannon(LOGITS, OTHERS, temperature)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_jensen_shannon_gradients_against_differences_of_scipys() -> None:
+    first, second = LOGITS.clone().requires_grad_(), OTHERS.clone().requires_grad_()
+    found = torch.autograd.grad(jensen_shannon(first, second, 3).sum(), (first, second))
+    x, y = LOGITS.numpy(), OTHERS.numpy()
+    for k, step in enumerate(np.eye(4) * 1e-5):
+        along = js_in_scipy(x + step, y, 3) - js_in_scipy(x - step, y, 3)
+        np.testing.assert_allclose(found[0][:, k].numpy(), along / 2e-5, atol=1e-6)
+        along = js_in_scipy(x, y + step, 3) - js_in_scipy(x, y - step, 3)
+        np.testing.assert_allclose(found[1][:, k].numpy(), along / 2e-5, atol=1e-6)
+
+
+def test_jensen_shannon_is_symmetric_and_sees_no_difference_in_equals() -> None:
+    torch.testing.assert_close(jensen_shannon(LOGITS, OTHERS, 2), jensen_shannon(OTHERS, LOGITS, 2))
+    shifted = LOGITS + 5  # the same prediction
+    torch.testing.assert_close(jensen_shannon(LOGITS, shifted, 2), torch.zeros(6), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [50.0, 1e4])
+def test_jensen_shannon_of_disjoint_predictions_is_log_two_and_has_finite_gradients(size: float) -> None:
+    one = torch.tensor([[size, -size, -size], [size, -size, -size]], requires_grad=True)
+    other = torch.tensor([[-size, size, -size], [size, -size, -size]], requires_grad=True)
+    found = jensen_shannon(one, other, 1)
+    torch.testing.assert_close(found, torch.tensor([math.log(2), 0.0]))
+    assert all(torch.isfinite(each).all() for each in torch.autograd.grad(found.sum(), (one, other)))

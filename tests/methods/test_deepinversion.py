@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,19 +8,16 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from pipeline.augment import Augment
-from pipeline.core.checkpoint import Checkpoint
+from pipeline.classifier import Teacher
 from pipeline.core.device import Compute
-from pipeline.core.errors import TeacherError
-from pipeline.core.rng import generator
+from pipeline.core.errors import ParamsError, TeacherError
 from pipeline.methods import Batch, deepinversion
 from pipeline.methods.deepinversion import Phase
-from pipeline.synthesis.start import Start
-from pipeline.teacher.model import Teacher, TeacherInfo
+from pipeline.optimise.augment import Augment
+from pipeline.optimise.pixels import Init
+from tests.support import CPU, a_run, drawn, frozen
 
-COMPUTE = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
-OFF = Augment(crop=0, flip=False, rotate=0, translate=0, scale=(1, 1), shear=0, cutout=0, fill="border")
-START = Start(distribution="uniform", level=0.5, spread=0.5, resolution=99)
+INIT = Init(distribution="uniform", mean=0.5, std=12**-0.5, resolution=99)
 MEAN, STD = 0.4, 0.3
 
 
@@ -36,29 +32,25 @@ def teacher() -> Teacher:
             nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4),
         )  # fmt: skip
         net(nn.functional.interpolate(torch.randn(64, 1, 4, 4), 8, mode="bilinear"))
-    return Teacher(net, info())
+    return a_teacher(net)
 
 
-def info() -> TeacherInfo:
-    return TeacherInfo(
-        arch="lenet5", classes=tuple("abcd"), channels=1, size=8, mean=(MEAN,), std=(STD,),
-        batch_norm=True, sha256="", accuracy=None, source="random weights",
-    )  # fmt: skip
+def a_teacher(net: nn.Module) -> Teacher:
+    return frozen(net, arch="lenet5", classes=4, mean=(MEAN,), std=(STD,))
 
 
 def inversion(steps: int = 10, **changes: Any) -> deepinversion.Method:
     fields: dict[str, Any] = {
-        "group": 8, "groups": 1, "statistics": 1.0, "first_layer": 1.0, "total_variation": 1e-3, "l2": 1e-3,
-        "views": OFF, "start": START, "phases": (Phase(pool=1, steps=steps, jitter=0),), "learning_rate": 0.02,
+        "group": 8, "groups": 1, "bn": 1.0, "first_layer": 1.0, "total_variation": 1e-3, "l2": 1e-3,
+        "augment": None, "init": INIT, "phases": (Phase(pool=1, steps=steps, jitter=0),), "learning_rate": 0.02,
         "betas": (0.9, 0.999), "schedule": "constant", "warmup": 0, "bound": "clamp", "keep": "last",
         "labels": "balanced",
     }  # fmt: skip
     return deepinversion.Method(**{**fields, **changes})
 
 
-def draw(method: Any, teacher: Teacher, count: int, compute: Compute = COMPUTE, index: int = 0) -> Batch:
-    source = method.fit(teacher, generator(0, "fit"), Checkpoint(Path("unused")), compute)
-    return source.draw(count, generator(0, "t"), index)
+def draw(method: Any, teacher: Teacher, count: int, compute: Compute = CPU, number: int = 0) -> Batch:
+    return drawn(method.fit(a_run(teacher, compute=compute)), count, number)
 
 
 @pytest.fixture
@@ -92,7 +84,7 @@ def statistics_in_numpy(net: nn.Module, x: Tensor, first: float) -> float:
 
 
 def test_the_loss_against_numpy(teacher: Teacher, losses: list[Tensor]) -> None:
-    settings = {"statistics": 0.7, "first_layer": 10.0, "total_variation": 0.02, "l2": 0.05, "groups": 2}
+    settings = {"bn": 0.7, "first_layer": 10.0, "total_variation": 0.02, "l2": 0.05, "groups": 2}
     batch = draw(inversion(steps=1, learning_rate=1e-9, **settings), teacher, 16)  # the images are the start
     labels = batch.targets.argmax(1).numpy()
     x = (batch.images - MEAN) / STD
@@ -145,17 +137,17 @@ def test_every_group_holds_the_classes_as_equally_as_it_can(teacher: Teacher, gr
 
 
 def test_small_groups_do_not_always_hold_the_same_classes(teacher: Teacher) -> None:
-    source: Any = inversion(steps=1, group=2).fit(teacher, generator(0, "fit"), Checkpoint(Path("unused")), COMPUTE)
-    first = {frozenset(source.draw(4, generator(0, "t", i), i).targets.argmax(1)[:2].tolist()) for i in range(40)}
+    source: Any = inversion(steps=1, group=2).fit(a_run(teacher))
+    first = {frozenset(drawn(source, 4, i).targets.argmax(1)[:2].tolist()) for i in range(40)}
     assert len(first) == 6  # every pair of the four classes
 
 
 def test_a_phase_with_a_pool_shows_the_teacher_averages(teacher: Teacher) -> None:
     phases = (Phase(pool=2, steps=3, jitter=0), Phase(pool=1, steps=2, jitter=0))
-    source: Any = inversion(phases=phases).fit(teacher, generator(0, "fit"), Checkpoint(Path("unused")), COMPUTE)
+    source: Any = inversion(phases=phases).fit(a_run(teacher))
     seen: list[Tensor] = []
     handle = teacher.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
-    source.draw(8, generator(0, "t"), 0)
+    drawn(source, 8)
     handle.remove()
     assert [x.shape[-1] for x in seen] == [4, 4, 4, 8, 8]
     start, _ = draw(inversion(steps=1, learning_rate=1e-9), teacher, 8)
@@ -174,16 +166,16 @@ def test_each_phase_goes_on_from_the_one_before(teacher: Teacher) -> None:
     assert (both - start).abs().max() > 0.2
 
 
-def test_jitter_and_views_change_what_is_made(teacher: Teacher) -> None:
+def test_jitter_and_augmentation_change_what_is_made(teacher: Teacher) -> None:
     plain = draw(inversion(), teacher, 8).images
     rolled = draw(inversion(phases=(Phase(pool=1, steps=10, jitter=2),)), teacher, 8).images
-    flipped = draw(inversion(views=OFF.model_copy(update={"flip": True})), teacher, 8).images
+    flipped = draw(inversion(augment=Augment(flip=True)), teacher, 8).images
     assert (plain - rolled).abs().max() > 0.01
     assert (plain - flipped).abs().max() > 0.01
 
 
 def test_a_teacher_without_batch_norm_is_told_of_methods_that_need_none() -> None:
-    plain = Teacher(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), info())
+    plain = a_teacher(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
     with pytest.raises(TeacherError, match=r"no BatchNorm.*class_impressions.*noise.*zskd") as caught:
         draw(inversion(), plain, 8)
     assert "deepinversion" not in str(caught.value)
@@ -191,7 +183,7 @@ def test_a_teacher_without_batch_norm_is_told_of_methods_that_need_none() -> Non
 
 def test_bfloat16_losses_are_near_those_of_float32(teacher: Teacher, losses: list[Tensor]) -> None:
     for precision in ("float32", "bfloat16"):
-        draw(inversion(steps=5), teacher, 8, COMPUTE.model_copy(update={"precision": precision}))
+        draw(inversion(steps=5), teacher, 8, CPU.model_copy(update={"precision": precision}))
     full, half = torch.cat(losses[:5]), torch.cat(losses[5:])
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, full, rtol=0.005, atol=0)  # measured: 0.0008 at most
@@ -203,17 +195,17 @@ def test_compiled_losses_are_the_eager_ones_and_one_compilation_serves_every_dra
     torch.compiler.reset()
     counters.clear()
     method = inversion(groups=2, phases=(Phase(pool=1, steps=3, jitter=1),))
-    always = COMPUTE.model_copy(update={"compile": "always", "channels_last": True})
-    source: Any = method.fit(teacher, generator(0, "fit"), Checkpoint(Path("unused")), always)
-    source.draw(16, generator(0, "t", 0), 0)
+    always = CPU.model_copy(update={"compile": "always", "channels_last": True})
+    source: Any = method.fit(a_run(teacher, compute=always))
+    drawn(source, 16)
     with torch.compiler.set_stance("fail_on_recompile"):
-        source.draw(32, generator(0, "t", 1), 1)
+        drawn(source, 32, 1)
     assert counters["stats"]["unique_graphs"] == 1
     fast = torch.stack(losses)
     losses.clear()
-    source = method.fit(teacher, generator(0, "fit"), Checkpoint(Path("unused")), COMPUTE)
-    source.draw(16, generator(0, "t", 0), 0)
-    source.draw(32, generator(0, "t", 1), 1)
+    source = method.fit(a_run(teacher))
+    drawn(source, 16)
+    drawn(source, 32, 1)
     torch.testing.assert_close(fast, torch.stack(losses), rtol=1e-5, atol=0)
 
 
@@ -225,7 +217,7 @@ def test_groups_of_two_sizes_and_the_best_images_compile_as_they_are(
     torch.compiler.reset()
     method = inversion(steps=3, groups=2, keep="best")
     for how in ("always", "never"):
-        draw(method, teacher, 22, COMPUTE.model_copy(update={"compile": how, "precision": precision}))
+        draw(method, teacher, 22, CPU.model_copy(update={"compile": how, "precision": precision}))
     half = len(losses) // 2
     fast, plain = torch.cat(losses[:half]), torch.cat(losses[half:])
     torch.testing.assert_close(fast, plain, rtol=1e-5 if precision == "float32" else 0.005, atol=0)
@@ -237,3 +229,20 @@ def test_random_labels_are_drawn_one_by_one(teacher: Teacher) -> None:
     assert counts.sum() == 400
     assert len(set(counts.tolist())) > 1
     assert ((counts - 100).abs() < 50).all()  # five and a half standard deviations
+
+
+@pytest.mark.parametrize("pool", [3, 16])
+def test_a_pool_that_does_not_divide_the_image_is_refused(teacher: Teacher, pool: int) -> None:
+    """The last pixels would never be seen; more than the image is none at all."""
+    method = inversion(phases=(Phase(pool=1, steps=2, jitter=0), Phase(pool=pool, steps=2, jitter=0)))
+    line = f"methods.deepinversion.phases.1.pool: {pool}: expected a divisor of the image's 8 pixels"
+    assert method.check(1, 8, 4) == [line]
+    assert method.check(1, 48, 4) == []
+    with pytest.raises(ParamsError, match=line):
+        method.fit(a_run(teacher))
+
+
+def test_a_pool_that_leaves_too_little_for_the_teacher_is_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 5), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    with pytest.raises(ParamsError, match=r"phases.0.pool: 2: leaves images of 4 pixels, too small for Sequential"):
+        inversion(phases=(Phase(pool=2, steps=2, jitter=0),)).fit(a_run(a_teacher(net)))

@@ -6,13 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from playing import ATTENTION, BOUNDARY, asked, inputs, method, outputs, playing, teacher
 from torch import Tensor, nn
 
-from pipeline.core.rng import generator
-from pipeline.synthesis.generating import latents_of, paint
+from tests.support import (
+    ATTENTION,
+    BOUNDARY,
+    asked,
+    calibrated_teacher,
+    inputs_of,
+    outputs_of,
+    stepping,
+)
 
-CPU = torch.device("cpu")
 BLOCKS = ["layer1", "layer2", "layer3"]
 
 
@@ -32,46 +37,51 @@ def focus(maps: Tensor) -> np.ndarray:
 
 
 class Copies:
-    """The networks of a game as they were, to be asked again."""
+    """The networks of a step as they were, to be asked again."""
 
-    def __init__(self, game: Any) -> None:
-        self.painter, self.student, self.terms, self.teacher = (
-            copy.deepcopy(net) for net in (game.sides["generator"].net, game.duel.student, game.duel.terms, teacher())
-        )
+    def __init__(self, step: Any) -> None:
+        parts = (step.generator.net, step.proxy.net, step.proxy.loss)
+        self.generator, self.student, self.loss = (copy.deepcopy(part) for part in parts)
+        self.teacher = calibrated_teacher()
 
     def inside(self, images: Tensor) -> dict[str, float]:
         """The terms between blocks on these images, from maps and connectors, by name."""
-        with torch.no_grad(), outputs(self.teacher.net, BLOCKS) as theirs, outputs(self.student[1], BLOCKS) as ours:
-            self.teacher(images), self.student(images)
-            connectors: list[nn.Module] = list(self.terms.connectors)
+        with torch.no_grad(), outputs_of(self.teacher.net, BLOCKS) as theirs:
+            with outputs_of(self.student[1], BLOCKS) as ours:
+                self.teacher(images), self.student(images)
             found = {"attention": 2500 * sum(
                 ((focus(ours[name]) - focus(theirs[name])) ** 2).mean() for name in ("layer1", "layer3")
             )}  # fmt: skip
-            if connectors:
+            if "activation_boundary" in self.loss.terms:
+                connectors: Any = self.loss.terms["activation_boundary"].connectors
                 near = nn.functional.adaptive_avg_pool2d(connectors[0](ours["layer1"]), 4)  # down to layer2's size
-                found["boundary"] = 0.7 / 2 * hinge(near, theirs["layer2"], 0.5)
-                found["boundary"] += 0.7 * hinge(connectors[1](ours["layer3"]), theirs["layer3"], 0.5)
+                hinges = 0.7 / 2 * hinge(near, theirs["layer2"], 0.5)
+                found["activation_boundary"] = hinges + 0.7 * hinge(
+                    connectors[1](ours["layer3"]), theirs["layer3"], 0.5
+                )
         return found
 
 
-def regularisation(*names: str, reaching: bool = False) -> dict[str, Any]:
-    blocks = {"attention": ATTENTION, "boundary": BOUNDARY}
-    return {**{name: blocks[name] if name in names else None for name in blocks}, "generator": reaching}
+def proxy(*names: str, mixing: dict[str, Any] | None = None) -> dict[str, Any]:
+    blocks = {"attention": ATTENTION, "activation_boundary": BOUNDARY}
+    terms = {name: blocks[name] for name in names}
+    return {"terms": terms if mixing is None else {**terms, "interpolation": mixing}}
 
 
 @pytest.mark.parametrize(
-    "terms", [(), ("attention",), ("boundary",), ("attention", "boundary")], ids=lambda names: "+".join(names) or "none"
-)
+    "terms", [(), ("attention",), ("activation_boundary",), ("attention", "activation_boundary")],
+    ids=lambda names: "+".join(names) or "none",
+)  # fmt: skip
 @pytest.mark.parametrize("reaching", [False, True])
 @pytest.mark.parametrize("labels", [None, "interpolated", "teacher"])
 def test_both_losses_against_the_networks_outputs(terms: tuple[str, ...], reaching: bool, labels: str | None) -> None:
     mixing = None if labels is None else {"weight": 0.6, "alpha": 0.8, "labels": labels}
-    regular = regularisation(*terms, reaching=reaching)
-    with playing("dfad", student_steps=2, regularisation=regular, interpolation=mixing) as game:
-        copies, steps = Copies(game), asked(game)  # nothing is learnt: all steps are of the same networks
-        with inputs(game.duel.student) as seen:
-            scores = game.play(3).scores
-    batches = [paint(method("dfad"), copies.painter, each) for each in latents_of(method("dfad"), 0, 3, 3, CPU)]
+    settings = {"proxy": proxy(*terms, mixing=mixing), "terms_reach_generator": reaching}
+    with stepping("dfad", student_steps=2, **settings) as step:
+        copies, steps = Copies(step), asked(step)  # nothing is learnt: all steps are of the same networks
+        with inputs_of(step.proxy.net) as seen:
+            scores = step(3).scores
+        batches = [copies.generator(each.noise) for each in step.latents(3, 3)]
 
     expected = []
     for turn, images in enumerate(batches):
@@ -86,8 +96,8 @@ def test_both_losses_against_the_networks_outputs(terms: tuple[str, ...], reachi
             wanted = label.roll(1, 0).lerp(label, share[:, None]) if labels == "interpolated" else copies.teacher(mixed)
             loss += 0.6 * apart(copies.student(mixed), wanted)
         expected.append(loss if proxys_turn else -loss)
-    assert [step.side for step in steps] == ["proxy", "proxy", "generator"]
-    assert [step.loss.item() for step in steps] == pytest.approx(expected, rel=1e-4)
+    assert [each.name for each in steps] == ["proxy", "proxy", "generator"]
+    assert [each.loss.item() for each in steps] == pytest.approx(expected, rel=1e-4)
     assert scores["proxy_loss"].item() == pytest.approx(np.mean(expected[:2]), rel=1e-4)
     assert scores["generator_loss"].item() == pytest.approx(expected[2], rel=1e-4)
 
@@ -105,33 +115,36 @@ def shares(mixed: Tensor, images: Tensor) -> Tensor:
 
 def test_shares_of_a_mixture_differ_between_images_and_steps() -> None:
     mixing = {"weight": 1.0, "alpha": 1.0, "labels": "interpolated"}
-    with playing("dfad", interpolation=mixing, batch=16) as game:
-        asked(game)
-        with inputs(game.duel.student) as seen:
-            game.play(0)
-            game.play(1)
+    with stepping("dfad", proxy=proxy(mixing=mixing), batch=16) as step:
+        asked(step)
+        with inputs_of(step.proxy.net) as seen:
+            step(0)
+            step(1)
     turns = torch.stack([shares(seen[place + 1], seen[place]) for place in (0, 2, 5, 7)])
     assert len(torch.unique(turns)) == turns.numel()
 
 
 def test_every_step_has_a_batch_of_its_own_and_the_generators_comes_last() -> None:
-    with playing("dfad", student_steps=3) as game:
-        before = copy.deepcopy(game.sides["generator"].net)
-        with inputs(game.duel.student) as seen:
-            game.play(1)
-    expected = [paint(method("dfad"), before, each) for each in latents_of(method("dfad"), 0, 1, 4, CPU)]
+    with stepping("dfad", student_steps=3) as step:
+        before = copy.deepcopy(step.generator.net)
+        with inputs_of(step.proxy.net) as seen:
+            step(1)
+        expected = [before(each.noise) for each in step.latents(1, 4)]
     assert all(torch.equal(*pair) for pair in zip(seen, expected, strict=True))
     assert [images.requires_grad for images in seen] == [False, False, False, True]
 
 
-@pytest.mark.parametrize("name", ["attention", "boundary"])
+@pytest.mark.parametrize("name", ["attention", "activation_boundary"])
 def test_the_generator_is_drawn_to_where_the_terms_are_large(name: str) -> None:
     def gradients(reaching: bool) -> list[Tensor]:
         """Of what the generator is asked to learn; of the term, through both networks' maps and the proxy's alone."""
-        with playing("dfad", student_steps=1, regularisation=regularisation(name, reaching=reaching)) as game:
-            steps, weights = asked(game), game.sides["generator"].net.get_parameter("linear.weight")
-            game.play(0)
-            losses = [steps[-1].loss, game.duel.terms(reach_teacher=True), game.duel.terms()]
+        settings = {"proxy": proxy(name), "terms_reach_generator": reaching}
+        with stepping("dfad", student_steps=1, **settings) as step:
+            steps, weights = asked(step), step.generator.net.get_parameter("linear.weight")
+            step(0)
+            seen = step.proxy._seen(*[torch.empty(0)] * 3, 0)
+            terms = [step.proxy.loss.beside(seen, reach_teacher=reach)[name] for reach in (True, False)]
+            losses = [steps[-1].loss, *terms]
             return [torch.autograd.grad(loss, weights, retain_graph=True)[0] for loss in losses]
 
     plain, both, proxys = gradients(reaching=False)
@@ -139,25 +152,23 @@ def test_the_generator_is_drawn_to_where_the_terms_are_large(name: str) -> None:
     assert both.abs().max() > 1e-4
     torch.testing.assert_close(whole, plain - both, rtol=1e-3, atol=1e-5)
     # A boundary is a sign, which has no gradient: what the generator can move is the proxy's side of it.
-    assert torch.allclose(both, proxys) == (name == "boundary")
+    assert torch.allclose(both, proxys) == (name == "activation_boundary")
 
 
-def test_regularisation_without_a_term_is_plain_dfad_on_either_side() -> None:
+def test_without_a_term_on_blocks_it_is_plain_dfad_on_either_side() -> None:
     found = []
-    for regular in (None, regularisation(), regularisation(reaching=True)):
-        with playing("dfad", regularisation=regular) as game:
-            found.append({name: value.item() for name, value in game.play(0).scores.items()})
-    assert found[0] == found[1] == found[2]
+    for reaching in (False, True):
+        with stepping("dfad", terms_reach_generator=reaching) as step:
+            found.append({name: value.item() for name, value in step(0).scores.items()})
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"student_steps": 1}])
 def test_the_interpolations_random_numbers_do_not_move_the_noise(changed: dict[str, int]) -> None:
     mixing = {"weight": 1.0, "alpha": 1.0, "labels": "interpolated"}
-    rng = [generator(0, "proxy/interpolation", index).initial_seed() for index in range(4)]
-    assert len(set(rng)) == 4
-    with playing("dfad", **changed) as one, playing("dfad", interpolation=mixing, **changed) as other:
+    with stepping("dfad", **changed) as one, stepping("dfad", proxy=proxy(mixing=mixing), **changed) as other:
         images = []
-        for game in (one, other):
-            asked(game)
-            images.append(game.play(0).images)
+        for step in (one, other):
+            asked(step)
+            images.append(step(0).raw)
     assert torch.equal(*images)

@@ -10,7 +10,7 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from pipeline.core.errors import MethodError
-from pipeline.synthesis.health import Tally, require_finite, require_health, summary
+from pipeline.optimise.health import Tally, require_finite, require_health, summary
 
 
 def batches(count: int = 3) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -39,7 +39,8 @@ def test_an_epochs_numbers_against_numpy() -> None:
     assert found == pytest.approx({
         "loss": 1.5,
         "confidence": softmax(teacher, axis=2).max(2).mean(),
-        "spread": images.std(1, ddof=1).mean(),
+        "spread": images.clip(0, 1).std(1, ddof=1).mean(),
+        "raw_spread": images.std(1, ddof=1).mean(),
         "outside": ((images < 0) | (images > 1)).mean(),
         "disagreement": (proxy.argmax(2) != choice).mean(),
         "proxy_confidence": softmax(proxy, axis=2).max(2).mean(),
@@ -58,7 +59,7 @@ def test_classes_are_counted_over_the_epoch_not_within_a_batch() -> None:
     assert "disagreement" not in found
 
 
-WELL = {"epoch": 1.0, "loss": 0.1, "spread": 0.2, "class_entropy": 2.0}
+WELL = {"epoch": 1.0, "loss": 0.1, "spread": 0.2, "outside": 0.25, "class_entropy": 2.0}
 ONE_CLASS = {**WELL, "class_entropy": 0.0}
 NEARLY = {**WELL, "class_entropy": 0.1}
 FLAT = {**WELL, "spread": 1e-5}

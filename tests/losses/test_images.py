@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.synthesis.priors import norm, total_variation, total_variation_l2
+from pipeline.losses.images import norm, total_variation, total_variation_l2
 
 IMAGES = torch.rand(3, 2, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.device import Compute
+from pipeline.losses.batch_norm import BatchNormStatistics, _moments, moments
 from pipeline.nets import batch_norms
-from pipeline.synthesis.descend import Adam, descend
-from pipeline.synthesis.statistics import BatchNormStatistics, _moments, moments
+from pipeline.optimise.pixels import Adam, descend
+from tests.support import CPU
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -161,7 +161,7 @@ def condition(net: nn.Module) -> list[Any]:
 
 
 @pytest.mark.parametrize("end", ["last step", "early stop", "exception"])
-def test_however_it_ends_the_network_is_as_before_and_can_be_looked_at_again(compute: Compute, end: str) -> None:
+def test_however_it_ends_the_network_is_as_before_and_can_be_looked_at_again(end: str) -> None:
     net = small_net()
     before = condition(net)
     statistics = BatchNormStatistics(net, 3, 1.0)
@@ -177,7 +177,7 @@ def test_however_it_ends_the_network_is_as_before_and_can_be_looked_at_again(com
         with statistics:
             assert condition(net) != before
             descend(
-                images(6), objective, steps=3, adam=Adam(0.1), bound="clamp", compute=compute,
+                images(6), objective, steps=3, adam=Adam(0.1), bound="clamp", compute=CPU,
                 watch=lambda _, done: end == "early stop" and done == 2,
             )  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.errors import MethodError
+from ..core.errors import MethodError
 
 __all__ = ["Epoch", "Tally", "require_finite", "require_health", "summary"]
 
@@ -14,7 +14,7 @@ Epoch = dict[str, float]
 
 _PATIENCE = 3  # epochs in a row that look collapsed; a young generator may look so for one or two
 _ONE_CLASS = 0.01  # of log K, the entropy of the class histogram
-_FLAT = 1e-3  # [0, 1] units: spread between images under which they are all the same picture
+_FLAT = 1e-3  # [0, 1] units: spread between stored images under which they are all the same picture
 
 
 class Tally:
@@ -27,21 +27,23 @@ class Tally:
         self._iterations, self._classes = 0, classes
 
     @torch.no_grad()
-    def add(self, scores: dict[str, Tensor], images: Tensor, teacher: Tensor, proxy: Tensor | None) -> None:
+    def add(self, scores: dict[str, Tensor], raw: Tensor, teacher: Tensor, proxy: Tensor | None) -> None:
         """Count an iteration.
 
         Args:
             scores: named scalars, to be averaged; the losses among them.
-            images: [N, C, H, W] of the generator.
-            teacher: [N, K] logits of them.
+            raw: [N, C, H, W] as the generator put them out: neither clamped nor augmented, which would make one and
+                the same picture look like many.
+            teacher: [N, K] logits of what it was shown of them.
             proxy: likewise, or None where there is no proxy.
         """
-        beliefs, choice = teacher.float().softmax(1), teacher.argmax(1)
+        beliefs, choice, raw = teacher.float().softmax(1), teacher.argmax(1), raw.float()
         found = {
             **scores,
             "confidence": beliefs.amax(1).mean(),
-            "spread": images.float().std(0).mean(),
-            "outside": ((images < 0) | (images > 1)).float().mean(),
+            "spread": raw.clamp(0, 1).std(0).mean(),  # between images as they would be stored
+            "raw_spread": raw.std(0).mean(),
+            "outside": ((raw < 0) | (raw > 1)).float().mean(),  # fraction of the pixels beyond [0, 1]
         }
         if proxy is not None:
             found["disagreement"] = (proxy.argmax(1) != choice).float().mean()
@@ -81,7 +83,8 @@ def require_health(history: Sequence[Epoch], method: str, classes: int) -> None:
     if all(epoch["spread"] < _FLAT for epoch in recent):
         raise MethodError(
             f"{where}: the generator collapsed: all its images are the same for {_PATIENCE} epochs (spread "
-            f"{last['spread']:.1g}); lower its learning rate, or try another seed"
+            f"{last['spread']:.1g}, {last['outside']:.0%} of the pixels beyond [0, 1]); lower its learning rate, or "
+            "try another seed"
         )
     if all(epoch["class_entropy"] < _ONE_CLASS * math.log(classes) for epoch in recent):
         raise MethodError(

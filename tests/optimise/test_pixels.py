@@ -1,11 +1,35 @@
+"""The pixel loop against numpy, and what stands around it."""
+
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
 
+from pipeline.classifier import Teacher
 from pipeline.core.device import Compute
-from pipeline.synthesis.descend import Adam, descend, keep_in_range
-from pipeline.synthesis.losses import softened_cross_entropy
-from pipeline.teacher.model import Teacher
+from pipeline.core.errors import MethodError
+from pipeline.core.rng import stream
+from pipeline.losses.logits import softened_cross_entropy
+from pipeline.optimise.pixels import Adam, Init, Part, balanced, batches_of_groups, descend, keep_in_range, roll
+from tests.support import CPU, ROOT, frozen
+
+
+@pytest.fixture
+def compute() -> Compute:
+    return CPU
+
+
+@pytest.fixture
+def teacher() -> Teacher:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 6 * 6, 3))
+    return frozen(net, classes=3, mean=(0.5,), std=(0.25,))
 
 
 def numpy_adam(x: np.ndarray, gradient, rates: list[float], betas=(0.9, 0.999), low=0.0, high=1.0) -> np.ndarray:
@@ -191,3 +215,141 @@ def test_the_images_after_the_last_step_can_be_the_best(compute: Compute) -> Non
         for keep in ("best", "last")
     )
     assert torch.equal(best, last)
+
+
+# Groups.
+
+
+@settings(deadline=None)
+@given(count=st.integers(1, 2000), group=st.integers(1, 300), groups=st.integers(1, 8))
+def test_every_image_is_in_one_group_of_nearly_equal_size(count: int, group: int, groups: int) -> None:
+    parts = batches_of_groups(count, group, groups)
+    places = range(count)
+    assert [place for part in parts for place in places[part.images]] == list(places)
+    sizes: list[int] = []
+    for part in parts:
+        number, rest = divmod(len(places[part.images]), part.group)
+        assert rest == 0
+        assert 1 <= number <= groups
+        sizes += [part.group] * number
+    assert max(sizes) <= group
+    assert max(sizes) - min(sizes) <= 1
+    assert (len(sizes) - 1) * group < count  # no more groups than needed
+
+
+def test_what_does_not_divide_is_spread() -> None:
+    assert batches_of_groups(26, 8, 2) == [Part(slice(0, 14), 7), Part(slice(14, 26), 6)]
+    assert batches_of_groups(5, 8, 2) == [Part(slice(0, 5), 5)]
+
+
+# Rolls.
+
+
+IMAGES = torch.arange(2 * 3 * 7 * 6).view(2, 3, 7, 6).float()  # every pixel is unlike every other
+
+
+def test_one_offset_in_range_moves_the_whole_batch_and_every_offset_comes() -> None:
+    rng, seen = stream(0, "t"), []
+    for _ in range(400):
+        found = roll(IMAGES, 2, rng).numpy()
+        down, right = (int(place[0]) for place in np.where(found[0, 0] == 0))
+        down, right = (down + 3) % 7 - 3, (right + 3) % 6 - 3
+        np.testing.assert_array_equal(found, np.roll(IMAGES.numpy(), (down, right), axis=(2, 3)))
+        seen.append((down, right))
+    assert set(seen) == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
+
+
+def test_no_jitter_is_the_identity() -> None:
+    assert torch.equal(roll(IMAGES, 0, stream(0, "t")), IMAGES)
+
+
+def test_offsets_depend_on_the_generator_alone() -> None:
+    first, again = (roll(IMAGES, 3, stream(5, "t")) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+# Where images start.
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "normal"])
+def test_starts_have_the_stated_mean_and_standard_deviation(distribution) -> None:
+    start = Init(distribution=distribution, mean=0.4, std=0.1, resolution=64)
+    images = start.draw((50, 1, 16, 16), stream(0, "t"))
+    assert images.mean().item() == pytest.approx(0.4, abs=0.005)
+    assert images.std().item() == pytest.approx(0.1, rel=0.03)
+
+
+def test_a_coarse_start_is_smooth_and_stays_in_range() -> None:
+    def roughness(resolution: int) -> float:
+        images = Init(distribution="normal", mean=0.5, std=1, resolution=resolution).draw((20, 1, 32, 32), rng())
+        assert images.min() >= 0
+        assert images.max() <= 1
+        return (images[..., 1:] - images[..., :-1]).abs().mean().item()
+
+    def rng() -> torch.Generator:
+        return stream(0, "t")
+
+    assert roughness(4) < roughness(8) < roughness(32) / 2
+
+
+def test_uniform_starts_fill_the_unit_interval_at_its_standard_deviation() -> None:
+    images = Init(distribution="uniform", mean=0.5, std=12**-0.5, resolution=8).draw((200, 1, 8, 8), stream(0, "t"))
+    histogram = torch.histc(images, 10, 0, 1) / images.numel()
+    torch.testing.assert_close(histogram, torch.full((10,), 0.1), atol=0.01, rtol=0)
+
+
+# Labels.
+
+
+def test_balanced_gives_each_group_its_share_and_spreads_the_rest_over_distinct_groups() -> None:
+    counts = torch.bincount(balanced(47, 10, stream(0, "test")), minlength=10)
+    assert counts.sum() == 47
+    assert set(counts.tolist()) == {4, 5}
+
+
+# Trouble, and the compiler.
+
+
+@pytest.mark.parametrize(("steps", "step", "loss"), [(7, 7, float("inf")), (120, 50, float("nan"))])
+def test_losses_that_are_not_finite_end_the_optimisation(compute: Compute, steps: int, step: int, loss: float) -> None:
+    done: list[int] = []
+
+    def objective(x: torch.Tensor) -> torch.Tensor:
+        done.append(len(done) + 1)
+        return (x * (loss if len(done) > 5 else 1)).sum((1, 2, 3))
+
+    with pytest.raises(
+        MethodError, match=rf"step {step} of {steps}: the loss is (inf|nan); lower learning_rate .0.05."
+    ):
+        descend(torch.rand(2, 1, 4, 4), objective, steps=steps, adam=Adam(0.05), bound="clamp", compute=compute)
+    assert len(done) == step
+
+
+_SCRIPT = """
+import sys, torch
+from pipeline.optimise.pixels import Adam, descend
+from tests.support import CPU
+descend(torch.rand(2, 1, 4, 4), lambda x: x.sum((1, 2, 3)), steps=3, adam=Adam(0.1), bound="clamp", compute=CPU)
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_the_loop_does_not_load_the_compiler() -> None:
+    """Constructing an optimiser of torch.optim does, for seconds."""
+    found = subprocess.run([sys.executable, "-c", _SCRIPT], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
+def test_a_step_has_the_bits_of_torchs_fused_adam(compute: Compute) -> None:
+    start = torch.rand(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    found = descend(
+        start, lambda x: (x.sin() * x).sum((1, 2, 3)), steps=9, adam=Adam(0.03, (0.8, 0.99)), bound="free",
+        compute=compute,
+    )  # fmt: skip
+    pixels = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([pixels], lr=0.03, betas=(0.8, 0.99), fused=True)
+    for _ in range(9):
+        optimizer.zero_grad()
+        (pixels.sin() * pixels).sum().backward()
+        optimizer.step()
+    assert torch.equal(found, pixels.detach().clamp(0, 1))

@@ -242,15 +242,6 @@ class Classifier(nn.Module, Generic[C]):
         """
         return nets.final_linear(self.net)
 
-    @property
-    def info(self) -> C:  # shim
-        """The card."""
-        return self.card
-
-    @info.setter
-    def info(self, card: C) -> None:  # shim
-        self.card = card
-
     def freeze(self) -> Self:
         """Evaluation mode for good, and no parameter that requires a gradient: what labels must not move."""
         self.requires_grad_(requires_grad=False)

@@ -40,7 +40,7 @@ B = TypeVar("B", bound=Block)
 
 def crash_point(name: str) -> None:
     """A place where a test can pull the plug: the process ends at once, nothing is flushed or cleaned up."""
-    wanted = os.environ.get(_FAULT) or os.environ.get("AFTERIMAGE_FAULT")  # shim
+    wanted = os.environ.get(_FAULT)
     if wanted is None:
         return
     point, _, nth = wanted.rpartition(":")

@@ -30,6 +30,3 @@ def numpy_stream(rng: torch.Generator) -> np.random.Generator:
     """A numpy stream seeded by the next 128 bits of `rng`, for distributions that torch draws less well."""
     words = torch.randint(0, _WORD, (4,), generator=rng, dtype=torch.int64)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words.tolist())))
-
-
-generator, numpy_generator = stream, numpy_stream  # shim

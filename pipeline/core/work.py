@@ -35,7 +35,7 @@ _TRIES = 100
 
 def work_root(default: Path = Path(".work")) -> Path:
     """The folder of all work directories: the environment variable PHOTOGRAM_WORK_DIR, else `default`."""
-    return Path(os.environ.get(_ROOT) or os.environ.get("AFTERIMAGE_WORK_DIR") or default)  # shim
+    return Path(os.environ.get(_ROOT) or default)
 
 
 class WorkDirectory:

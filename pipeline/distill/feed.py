@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..core.rng import stream
 from ..optimise.network import Feed, Pool, Rows, pick
+from ..shards.manifest import ShardEntry
 from ..shards.reader import Dataset, Samples
-from ..shards.schema import ShardEntry
 from .params import Labels
 
 __all__ = ["ShardStream", "feed_of", "fits", "pool_of"]

@@ -17,7 +17,7 @@ from pydantic import create_model
 from torch import Tensor, nn
 
 from ..core.params import Block
-from ..nets.features import capture
+from ..nets.probe import capture
 from .logits import Logits
 from .term import BoundTerm, Seen, TermBlock
 

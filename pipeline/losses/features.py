@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..core.errors import ParamsError
-from ..nets import features, inspection
+from ..nets.probe import answer, capture, points
 
 __all__ = ["Blocks", "Pair", "as_maps", "outputs", "pairs_of", "resized"]
 
@@ -32,7 +32,7 @@ def pairs_of(blocks: Blocks, student: nn.Module, teacher: nn.Module) -> list[Pai
     """
     if blocks != "auto":
         return [Pair(*pair) for pair in blocks]
-    theirs, ours = inspection.points(teacher).blocks, inspection.points(student).blocks
+    theirs, ours = points(teacher).blocks, points(student).blocks
     pairs = [Pair(*pair) for pair in zip(theirs[::-1], ours[::-1], strict=False)][::-1]
     if not pairs:
         raise ParamsError("blocks: auto: the student or the teacher has no blocks that could be found; name pairs")
@@ -48,8 +48,8 @@ def outputs(net: nn.Module, names: Iterable[str], shape: tuple[int, int, int]) -
     """
     wanted = list(dict.fromkeys(names))
     device = next((weights.device for weights in net.parameters()), None)
-    with features.capture(net, wanted) as seen:
-        inspection.probe(net, torch.zeros(1, *shape, device=device))
+    with capture(net, wanted) as seen:
+        answer(net, torch.zeros(1, *shape, device=device))
     for name in wanted:
         output: object = seen.get(name)  # a foreign network's block may put out anything
         if not isinstance(output, Tensor) or output.dim() < 2:

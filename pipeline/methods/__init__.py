@@ -25,8 +25,6 @@ __all__ = [
     "needing_batch_norm",
 ]
 
-Method = BaseMethod  # shim
-
 
 def names() -> tuple[str, ...]:
     """Every method's name: the files in this folder."""

@@ -1,9 +1,7 @@
 """What every synthesis method follows: a block that is fitted to a teacher, and the source that this gives."""
 
-import inspect  # shim
-import json  # shim
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pydantic import JsonValue
@@ -17,7 +15,6 @@ from ..core.errors import ParamsError, PipelineError
 from ..core.params import Block
 from ..losses import Logits
 from ..nets.probe import needs_batches
-from .oldkeys import renamed  # shim
 
 __all__ = [
     "Attachment",
@@ -76,8 +73,6 @@ def draw(source: Source | Numbered, count: int, rng: torch.Generator, number: in
     """The images of one shard, from either kind of source."""
     if isinstance(source, Numbered):
         return source.draw_numbered(count, rng, number)
-    if len(inspect.signature(source.draw).parameters) == 3:  # shim
-        return source.draw(count, rng, number)  # type: ignore[call-arg] # pyright: ignore
     return source.draw(count, rng)
 
 
@@ -110,22 +105,6 @@ class Needs(NamedTuple):
 
 class BaseMethod(Block):
     """A method: its fields are its params block, its file's name is its name."""
-
-    @classmethod
-    def model_validate_json(cls, json_data: Any, **settings: Any) -> Any:  # shim
-        """With old keys."""
-        return super().model_validate_json(json.dumps(renamed(json.loads(json_data))), **settings)
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:  # noqa: D105 - shim
-        cls.data_free, cls.batch_norm = not cls.needs.real, cls.needs.batch_norm
-        cls.attaches = cls.needs.proxy or "snapshots" in cls.model_fields
-        cls.reads = ("data",) if cls.needs.real else ()
-
-    data_free: ClassVar[bool] = True  # shim
-    batch_norm: ClassVar[bool] = False  # shim
-    attaches: ClassVar[bool] = False  # shim
-    reads: ClassVar[tuple[str, ...]] = ()  # shim
 
     needs: ClassVar[Needs] = Needs()
     steered: ClassVar[bool] = True  # whether its batches have targets; else images are filed under the teacher's choice

@@ -13,7 +13,6 @@ from .manifest import LIMITS, MANIFEST, Manifest
 from .opening import read_whole
 from .preview import preview
 from .reader import Dataset
-from .work import prune, work_root
 
 __all__ = ["main", "summary"]
 

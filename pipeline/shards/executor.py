@@ -76,14 +76,6 @@ class Executor:
                 seconds = time.perf_counter() - start
 
 
-Serial = Executor  # shim
-
-
-def Processes(workers: int) -> Executor:  # noqa: N802 # shim
-    """An executor that starts processes at once."""
-    return Executor(workers, patience=0)
-
-
 def choose(compute: Compute) -> Executor:
     """The executor that the machine and the environment ask for.
 
@@ -93,7 +85,7 @@ def choose(compute: Compute) -> Executor:
     Raises:
         ParamsError: PHOTOGRAM_WORKERS is not a positive whole number.
     """
-    wanted = os.environ.get(_WORKERS) or os.environ.get("AFTERIMAGE_WORKERS", "")  # shim
+    wanted = os.environ.get(_WORKERS, "")
     if not wanted:
         return Executor(torch.cuda.device_count() if compute.torch_device().type == "cuda" else free_cores())
     if not wanted.isascii() or not wanted.isdigit() or int(wanted) < 1:

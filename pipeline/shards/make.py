@@ -12,14 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..classifier import Teacher
 from ..core.errors import MethodError, ParamsError, TeacherError
 from ..core.files import crash_point
 from ..core.images import to_uint8, to_unit
 from ..core.rng import stream
 from ..optimise.source import Batch, Numbered, Source, draw
-from ..teacher.model import Teacher  # shim: classifier
 from .encode import encode_shard
-from .schema import Encoding, Split, shard_name
+from .manifest import Encoding, Split, shard_name
 
 __all__ = ["MadeShard", "ShardMaker", "ShardPlan", "Workshop", "fit_stream", "label", "make_shard", "quantise"]
 
@@ -100,7 +100,7 @@ def make_shard(workshop: Workshop, plan: ShardPlan, maker: ShardMaker) -> MadeSh
         TeacherError: the teacher's answer is not finite.
     """
     start = time.perf_counter()
-    channels = workshop.teacher.info.channels
+    channels = workshop.teacher.card.channels
     if maker.encoding == "png" and channels not in _PNG_CHANNELS:
         raise ParamsError(f"shards.encoding: 'png': a picture of {channels} channels does not fit; use npy")
     rng = stream(maker.seed, f"{maker.method}/{plan.split}", plan.index)
@@ -137,7 +137,7 @@ def label(teacher: Teacher, images: Tensor) -> Tensor:
     logits = torch.cat(answers)
     if not bool(torch.isfinite(logits).all()):
         raise TeacherError(
-            f"teacher {teacher.info.arch}: logits that are not finite for synthetic images; check its weights"
+            f"teacher {teacher.card.arch}: logits that are not finite for synthetic images; check its weights"
         )
     return logits
 
@@ -146,15 +146,15 @@ def _check(batch: Batch, plan: ShardPlan, maker: ShardMaker, teacher: Teacher) -
     """Refuse what is not a batch of images and distributions."""
     images, targets = batch
     where = f"methods.{maker.method}: shard {plan.name}"
-    info = teacher.info
-    _check_tensor(where, "images", images, (plan.samples, info.channels, info.size, info.size))
+    card = teacher.card
+    _check_tensor(where, "images", images, (plan.samples, card.channels, card.size, card.size))
     if float(images.min()) < 0 or float(images.max()) > 1:
         raise MethodError(f"{where}: images range over [{images.min():.4g}, {images.max():.4g}], expected [0, 1]")
     if targets is None:
         if maker.soft_targets:
             raise MethodError(f"{where}: no targets, though this method's are to be stored")
         return
-    _check_tensor(where, "targets", targets, (plan.samples, len(info.classes)))
+    _check_tensor(where, "targets", targets, (plan.samples, len(card.classes)))
     if float(targets.min()) < 0 or bool(((targets.double().sum(dim=1) - 1).abs() > _SUM_TOLERANCE).any()):
         raise MethodError(f"{where}: targets are no distributions: expected rows of numbers >= 0 that sum to 1")
 

@@ -8,10 +8,6 @@ from ..core.files import sha256_bytes
 from ..core.progress import track
 from .executor import Executor
 from .make import MadeShard, ShardMaker, ShardPlan
-from .make import Workshop as Workshop  # noqa: PLC0414 # shim
-from .make import label as label  # noqa: PLC0414 # shim
-from .make import make_shard as make_shard  # noqa: PLC0414 # shim
-from .make import quantise as quantise  # noqa: PLC0414 # shim
 from .work import ShardDirectory, ShardRecord
 
 __all__ = ["produce"]

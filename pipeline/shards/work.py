@@ -23,12 +23,9 @@ from ..core.files import (
 )
 from ..core.params import Block, build
 from ..core.work import WorkDirectory as _WorkDirectory
-from ..core.work import prune as prune  # noqa: PLC0414 # shim
-from ..core.work import work_root as work_root  # noqa: PLC0414 # shim
 from ..optimise.source import Attachment
-from .limits import LIMITS
 from .make import ShardPlan
-from .schema import FORMAT_VERSION, AttachmentEntry, Entries
+from .manifest import FORMAT_VERSION, LIMITS, AttachmentEntry, Entries
 
 __all__ = ["Attachments", "ShardDirectory", "ShardPlan", "ShardRecord", "plan", "select", "work_key"]
 
@@ -195,9 +192,6 @@ class ShardDirectory(_WorkDirectory):
 
     def _sidecar(self, plan: ShardPlan) -> Path:
         return self.path / f"{plan.name}.json"
-
-
-WorkDirectory = ShardDirectory  # shim
 
 
 class _Index(Block):

@@ -19,7 +19,7 @@ from ..core.files import sha256_file
 from ..core.images import from_uint8
 from ..core.params import Block, build, build_one_of
 from ..core.progress import track
-from ..core.rng import generator
+from ..core.rng import stream
 from ..nets.weights import fitting
 from ..optimise.network import Recipe
 from ..real import DataBlock, Labelled
@@ -213,7 +213,7 @@ def _trained(
     for key, values in (("mean", params.mean), ("std", params.std)):
         if len(values) != channels:
             raise ParamsError(f"teacher.{key}: {list(values)}: {len(values)} values, but data.channels is {channels}")
-    classes, rng = _distinct(data.train.classes), generator(seed, "teacher/weights")
+    classes, rng = _distinct(data.train.classes), stream(seed, "teacher/weights")
     built = build_network(params.arch, len(classes), channels, size, trust, rng=rng)
     card = _card(built.arch, classes, channels, size, params.mean, params.std)
     train(built.net, card, params.recipe, data.train, compute, seed, state)
@@ -333,7 +333,7 @@ def check_answers(teacher: Teacher) -> None:
             gives two different images exactly the same logits.
     """
     card = teacher.card
-    noise = torch.rand(2, card.channels, card.size, card.size, generator=generator(0, "teacher/answers"))
+    noise = torch.rand(2, card.channels, card.size, card.size, generator=stream(0, "teacher/answers"))
     images = torch.cat([torch.zeros_like(noise[:1]), noise])
     try:
         with torch.no_grad():

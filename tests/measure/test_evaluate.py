@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import DataError, TrainingError
-from pipeline.datasets import Labelled
 from pipeline.grid import PROXY, Cell, Row
 from pipeline.measure.belief import BeliefParams, match_beliefs
 from pipeline.measure.evaluate import EvaluateParams, Evaluation, evaluate
 from pipeline.measure.metrics import Belief, Metrics, class_labels, read_metrics, write_metrics
+from pipeline.real import Labelled
 from tests.support import CPU
 
 BELIEF = BeliefParams(images=6, steps=3, step_size=0.25, stepped="teacher", batch=4)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pipeline.core.errors import ParamsError, ShardError
 from pipeline.core.params import build
-from pipeline.core.rng import generator
+from pipeline.core.rng import stream
 from pipeline.nets.generators import (
     Generator,
     GeneratorCard,
@@ -33,11 +33,11 @@ def params(**changes: Any) -> GeneratorParams:
 
 
 def made(seed: int = 0, size: int = 8, **changes: Any) -> Generator:
-    return build_generator(params(**changes), MEAN, STD, size, generator(seed, "weights"))
+    return build_generator(params(**changes), MEAN, STD, size, stream(seed, "weights"))
 
 
 def noise(count: int, seed: int = 0, width: int = 6) -> Tensor:
-    return torch.randn(count, width, generator=generator(seed, "noise"))
+    return torch.randn(count, width, generator=stream(seed, "noise"))
 
 
 # The layer that doubles.
@@ -54,7 +54,7 @@ def test_upsampling_and_convolution_in_one_are_equal_to_both_forward_and_backwar
     shape: tuple[int, ...], layout: torch.memory_format
 ) -> None:
     layer = UpConv2d(3, 5).double().to(memory_format=layout)
-    rng = generator(0, "maps")
+    rng = stream(0, "maps")
     maps = torch.randn(shape, generator=rng, dtype=torch.float64).to(memory_format=layout).requires_grad_()
     down = torch.randn(shape[0], 5, 2 * shape[2], 2 * shape[3], generator=rng, dtype=torch.float64)
     wanted = (maps, layer.weight, layer.bias)
@@ -72,7 +72,7 @@ def test_upsampling_and_convolution_in_one_are_equal_to_both_forward_and_backwar
 @pytest.mark.parametrize(("affine", "last"), [(False, 0), (True, 2)])
 def test_the_published_sizes_have_the_published_number_of_parameters(affine: bool, last: int) -> None:
     shape = params(latent_dim=100, widths=(128, 64), affine=affine)
-    net = build_generator(shape, (0.5,), (0.5,), 32, generator(0, "weights"))
+    net = build_generator(shape, (0.5,), (0.5,), 32, stream(0, "weights"))
     linear, norms = 100 * 8192 + 8192, 2 * (128 + 128 + 64)
     convolutions = (128 * 128 * 9 + 128) + (128 * 64 * 9 + 64) + (64 * 1 * 9 + 1)
     assert sum(weights.numel() for weights in net.parameters()) == linear + norms + convolutions + last
@@ -171,11 +171,11 @@ def test_samples_are_the_images_of_normal_noise_clamped_and_depend_on_the_genera
         net(noise(20, seed))
     net.eval()
     assert net(noise(40)).min() < 0
-    found = net.sample(40, generator(0, "noise"))
+    found = net.sample(40, stream(0, "noise"))
     assert torch.equal(found, net(noise(40)).detach().clamp(0, 1))
-    assert not torch.equal(found, net.sample(40, generator(1, "noise")))
+    assert not torch.equal(found, net.sample(40, stream(1, "noise")))
     assert not found.requires_grad
-    assert net.sample(0, generator(0, "noise")).shape == (0, 3, 8, 8)
+    assert net.sample(0, stream(0, "noise")).shape == (0, 3, 8, 8)
 
 
 def resaved(change: Callable[[dict[str, Tensor]], None]) -> Callable[[Path], None]:
@@ -247,7 +247,7 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
     path = write(tmp_path / "g", made(), card())
     content = path.read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
-    rng = generator(0, "flips")
+    rng = stream(0, "flips")
     anywhere = torch.randint(0, 8 * len(content), (120,), generator=rng).tolist()
     for place in [*anywhere, *torch.randint(0, 8 * header, (80,), generator=rng).tolist()]:
         damaged = bytearray(content)

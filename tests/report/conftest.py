@@ -14,8 +14,7 @@ from pipeline.grid import Cell, Matrix, Row
 from pipeline.measure.metrics import Metrics, class_labels, write_metrics
 from pipeline.report import ReportInputs, ReportParams, build_report
 from pipeline.shards.encode import encode_shard
-from pipeline.shards.reader import Dataset
-from pipeline.shards.schema import (
+from pipeline.shards.manifest import (
     FORMAT_VERSION,
     AttachmentEntry,
     Manifest,
@@ -24,6 +23,7 @@ from pipeline.shards.schema import (
     fields_of,
     manifest_bytes,
 )
+from pipeline.shards.reader import Dataset
 
 CLASSES = ("cat", "dog", "crane | bird")
 MATRIX = Matrix(

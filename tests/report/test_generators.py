@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError, ShardError
-from pipeline.core.table import csv_bytes
+from pipeline.core.files import csv_bytes
 from pipeline.report.read import read_material
 from tests.support import Page, plots, section
 

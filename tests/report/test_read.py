@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError
-from pipeline.core.table import csv_bytes
+from pipeline.core.files import csv_bytes
 from pipeline.report.read import Series, mean_points, parse_series
 
 

@@ -10,11 +10,10 @@ import pytest
 
 from pipeline.core.errors import ShardError, run_or_exit
 from pipeline.core.files import canonical_json
-from pipeline.shards.__main__ import main
+from pipeline.shards.__main__ import main, summary
 from pipeline.shards.card import card
-from pipeline.shards.limits import Limits
+from pipeline.shards.manifest import Limits
 from pipeline.shards.reader import Dataset
-from pipeline.shards.summary import summary
 from tests.support import LEFT, SHARD, make_noise, tree
 
 NAMES = tuple(sorted(attachment.name for attachment in LEFT))

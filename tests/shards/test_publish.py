@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.core.errors import WorkError
 from pipeline.shards import publish as module
+from pipeline.shards.make import ShardPlan
 from pipeline.shards.manifest import Manifest
-from pipeline.shards.plan import ShardPlan
 from pipeline.shards.produce import ShardMaker
 from pipeline.shards.publish import describe, publish
 from pipeline.shards.reader import Dataset

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.core.schedule import cosine, warming
+from pipeline.optimise.learner import cosine, warming
 
 
 def test_the_warm_up_rises_linearly_to_one_and_ends() -> None:

@@ -1,3 +1,0 @@
-"""Moved to `probe`."""  # shim
-
-from .probe import capture  # noqa: F401

@@ -1,3 +1,0 @@
-"""Moved to `layers`."""  # shim
-
-from .layers import MaxPool2x2  # noqa: F401

@@ -1,3 +1,0 @@
-"""Moved to `layers`."""  # shim
-
-from .layers import StemConv2d  # noqa: F401

@@ -1,4 +1,0 @@
-"""The old place of `manifest`."""
-
-# shim
-from .manifest import *  # noqa: F403

@@ -1,1 +1,0 @@
-"""Moved to `pipeline.classifier` and `pipeline.sources`."""  # shim

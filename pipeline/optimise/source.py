@@ -1,5 +1,6 @@
 """What every synthesis method follows: a block that is fitted to a teacher, and the source that this gives."""
 
+import functools  # shim
 import inspect  # shim
 import json  # shim
 from collections.abc import Mapping, Sequence
@@ -121,6 +122,9 @@ class BaseMethod(Block):
         cls.data_free, cls.batch_norm = not cls.needs.real, cls.needs.batch_norm
         cls.attaches = cls.needs.proxy or "snapshots" in cls.model_fields
         cls.reads = ("data",) if cls.needs.real else ()
+        if "fit" in cls.__dict__:
+            fit = cls.__dict__["fit"]
+            cls.fit = functools.wraps(fit)(lambda self, run, *rest: fit(self, Run(run, *rest) if rest else run))
 
     data_free: ClassVar[bool] = True  # shim
     batch_norm: ClassVar[bool] = False  # shim

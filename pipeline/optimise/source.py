@@ -124,7 +124,12 @@ class BaseMethod(Block):
         cls.reads = ("data",) if cls.needs.real else ()
         if "fit" in cls.__dict__:
             fit = cls.__dict__["fit"]
-            cls.fit = functools.wraps(fit)(lambda self, run, *rest: fit(self, Run(run, *rest) if rest else run))
+
+            @functools.wraps(fit)
+            def either(self: Any, run: Any, *rest: Any) -> Any:
+                return fit(self, Run(run, *rest) if rest else run)
+
+            cls.fit = either
 
     data_free: ClassVar[bool] = True  # shim
     batch_norm: ClassVar[bool] = False  # shim

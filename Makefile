@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-STAMP := $(VENV)/.afterimage-setup
+STAMP := $(VENV)/.photogram-setup
 UV := $(shell command -v uv 2>/dev/null)
 # Stages run `python`, and DVC runs stages: both must be the ones in .venv.
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH= PYTHONNOUSERSITE=1
@@ -31,20 +31,19 @@ else
 endif
 	@touch $(STAMP)
 
-demo: setup ## Run the whole pipeline (about ten minutes on two cores), then show the report's table
+demo: setup ## Run the whole pipeline (about ten minutes on two cores), then show the headline table
 	$(RUN) python -m stages.check
 	$(RUN) dvc repro
-	@cat data/report/report.md
-	@echo
-	@echo "The report: $(CURDIR)/data/report/index.html"
+	@awk '/^## / && seen++ { exit } { print }' data/report/report.md
+	@echo "Everything else: $(CURDIR)/data/report/index.html"
 
-check-style: setup
+check-style: setup ## Check format, lint, types and import rules
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) pyright
 	$(RUN) lint-imports
 
-test: check-style ## Check format, lint, types, import rules, and run the tests (without the slow ones)
+test: check-style ## The same, then run the tests (without the slow ones)
 	$(RUN) pytest -n 2 --dist loadfile
 
 slow: setup ## Run every test, the slow ones too

@@ -5,29 +5,23 @@ import copy
 import sys
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.plain import PlainDuel, PlainGenerator, plain_layers, stand_in
-from benchmarks.timing import interleaved
+from benchmarks.plain import PlainDuel, PlainGenerator, interleaved, plain_layers, stand_in
 from pipeline import nets
+from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.params import build
-from pipeline.core.rng import generator
+from pipeline.core.rng import stream
 from pipeline.methods import load
+from pipeline.optimise.source import Run
 
-__all__ = ["compare", "main"]
-
-_ADAM = {
-    "optimiser": "adam", "learning_rate": 0.001, "momentum": 0.9, "weight_decay": 0, "schedule": "constant",
-    "milestones": [], "decay": 0.1, "clip_norm": None,
-}  # fmt: skip
-_NEUTRAL = {
-    "crop": 0, "flip": False, "rotate": 0, "translate": 0, "scale": [1, 1], "shear": 0, "cutout": 0, "fill": "border",
-}  # fmt: skip
-_NOISE = 100
+_ADAM = {"name": "adam", "learning_rate": 0.001, "momentum": 0.9, "schedule": "constant"}
+_LATENT_DIM = 100
 _STEPS = {"zskt": 10, "dfad": 5, "dafl": 1}  # student steps of an iteration, as published
 _PRECISIONS = ("float32", "bfloat16")
 
@@ -36,10 +30,10 @@ def compare(
     method: str, arch: str, student: str, channels: int, batch: int, device: torch.device, rounds: int
 ) -> dict[str, float]:
     """Seconds of one iteration of the plain code and of ours in each precision; random weights, 32 pixels."""
-    net = nets.build(arch, 10, channels, 32, rng=generator(0, "benchmark"))
-    rival = nets.build(student, 10, channels, 32, rng=generator(1, "benchmark"))
-    parts = (PlainGenerator(_NOISE, channels, 32), plain_layers(copy.deepcopy(net)), plain_layers(rival))
-    plain = PlainDuel(*(part.to(device) for part in parts), noise=_NOISE, batch=batch)
+    net = nets.build(arch, 10, channels, 32, rng=stream(0, "benchmark"))
+    proxy = nets.build(student, 10, channels, 32, rng=stream(1, "benchmark"))
+    parts = (PlainGenerator(_LATENT_DIM, channels, 32), plain_layers(copy.deepcopy(net)), plain_layers(proxy))
+    plain = PlainDuel(*(part.to(device) for part in parts), noise=_LATENT_DIM, batch=batch)
     runs: dict[str, Callable[[], object]] = {
         "plain": {
             "zskt": lambda: plain.zskt(_STEPS["zskt"]), "dfad": lambda: plain.dfad(_STEPS["dfad"]), "dafl": plain.dafl,
@@ -55,38 +49,39 @@ def _ours(
     method: str, net: nn.Module, arch: str, student: str, channels: int, batch: int, compute: Compute
 ) -> Callable[[], object]:
     teacher = stand_in(net, arch, channels, 32)
-    compute.place(teacher)
-    opponent = {"arch": student, "updates": _ADAM}
+    compute.place(teacher.freeze())
+    proxy = {"arch": student, "optimizer": _ADAM}
+    attention = {"attention": {"weight": 2500, "blocks": "auto"}}
     own: dict[str, dict[str, Any]] = {
         "zskt": {
-            "proxy": opponent, "student_steps": _STEPS["zskt"], "fresh": False, "temperature": 1,
-            "attention": {"weight": 2500, "blocks": "auto"},
+            "proxy": proxy | {"loss": {"kl": {"temperature": 1}}, "terms": attention},
+            "student_steps": _STEPS["zskt"], "fresh": False,
         },
         "dfad": {
-            "proxy": opponent, "student_steps": _STEPS["dfad"], "regularisation": None, "interpolation": None,
+            "proxy": proxy | {"loss": {"l1": {}}}, "student_steps": _STEPS["dfad"], "terms_reach_generator": False,
         },
-        "dafl": {"one_hot": 1, "activation": 0.1, "entropy": 5},
+        "dafl": {"one_hot": 1, "activation": 0.1, "entropy": 5, "features": "head"},
     }  # fmt: skip
-    shape = {"noise": _NOISE, "widths": [128, 64], "epsilon": 1e-5, "tanh": False, "affine": True}
+    shape = {"latent_dim": _LATENT_DIM, "widths": [128, 64], "epsilon": 1e-5, "tanh": False, "affine": True}
     block = {
-        "generator": shape, "views": _NEUTRAL, "clamp": False, "updates": _ADAM, "batch": batch,
-        "epochs": 1, "iterations": 1000, "snapshots": {"states": 1, "since": 0}, "statistics": "eval", **own[method],
+        "generator": shape, "augment": None, "clamp": False, "optimizer": _ADAM, "batch": batch,
+        "epochs": 1, "iterations": 1000, "snapshots": {"states": 1, "since": 0}, "bn_mode": "eval", **own[method],
     }  # fmt: skip
-    game = build(load(method), block, method).game(teacher, 0, compute)
-    steps = count()
+    step = build(load(method), block, method).start(Run(teacher, stream(0, "fit"), Checkpoint(Path()), compute), 0)
+    numbers = count()
 
-    def play() -> None:
-        with game.watching():
-            game.play(next(steps))
+    def run() -> None:
+        with step.hooks():
+            step(next(numbers))
 
-    return play
+    return run
 
 
 def main() -> None:
     """Print a line per method, teacher and precision: milliseconds of an iteration, ratio to the plain code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adversarial", description=__doc__)
     parser.add_argument("--cuda", action="store_true", help="batches of 128 on a GPU instead")
-    arguments, _ = parser.parse_known_args()
+    arguments = parser.parse_args()
     device = torch.device("cuda" if arguments.cuda else "cpu")
     sys.stdout.write(f"{device}, {torch.get_num_threads()} threads; milliseconds of an iteration\n")
     batch = 128 if arguments.cuda else 32

@@ -1,15 +1,20 @@
-"""Pixel loops and generator trainings as research scripts write them: the yardstick, kept plain on purpose."""
+"""Pixel loops and generator trainings as research scripts write them: the yardstick, kept plain on purpose.
+
+Beside them, how it is measured: interleaved, and against what the machine can do.
+"""
+
+import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, l1_loss, log_softmax, mse_loss, normalize
 
 from pipeline import nets
-from pipeline.nets.pooling import MaxPool2x2
-from pipeline.nets.stem import StemConv2d
-from pipeline.teacher.model import Teacher, TeacherInfo
+from pipeline.classifier import Classifier, Teacher, TeacherCard
+from pipeline.nets.layers import MaxPool2x2, StemConv2d
 
-__all__ = ["PlainDuel", "PlainGenerator", "PlainInversion", "PlainLoop", "plain_layers", "stand_in"]
+_CPU = torch.device("cpu")
 
 
 def plain_layers(net: nn.Module) -> nn.Module:
@@ -24,12 +29,12 @@ def plain_layers(net: nn.Module) -> nn.Module:
 
 
 def stand_in(net: nn.Module, arch: str, channels: int, size: int) -> Teacher:
-    """A ten-class teacher of random weights, for its speed alone."""
-    info = TeacherInfo(
+    """A ten-class teacher of random weights, for its speed alone; not frozen yet."""
+    card = TeacherCard(
         arch=arch, classes=tuple("0123456789"), channels=channels, size=size, mean=(0.5,) * channels,
         std=(0.25,) * channels, batch_norm=nets.has_batch_norm(net), sha256="", accuracy=None, source="random weights",
     )  # fmt: skip
-    return Teacher(net, info)
+    return Classifier(net, card).eval()
 
 
 class PlainLoop:
@@ -179,3 +184,40 @@ def _kl(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _attention(maps: Tensor) -> Tensor:
     return normalize(maps.pow(2).mean(1).flatten(1))
+
+
+def interleaved(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Best seconds of each step over `rounds`, the steps taking turns so that a slow spell hits all of them."""
+    for step in steps.values():
+        step()
+    _wait()
+    best = dict.fromkeys(steps, float("inf"))
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            _wait()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def _wait() -> None:
+    """Until a GPU, where there is one, has done what it was asked."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_flops(dtype: torch.dtype, device: torch.device = _CPU, rounds: int = 5) -> float:
+    """The most operations per second that a matrix product or a 3x3 convolution reaches here, with these threads.
+
+    The larger of the two is taken: on some processors a convolution beats the library's matrix product, and a share
+    of the smaller one could exceed 100 %.
+    """
+    side, batch = (8192, 1024) if device.type == "cuda" else (1024, 32)
+    square = torch.randn(side, side, device=device, dtype=dtype)
+    images = torch.randn(batch, 64, 32, 32, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    conv = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype).to(memory_format=torch.channels_last)
+    runs: dict[str, Callable[[], object]] = {"matmul": lambda: square @ square, "conv": lambda: conv(images)}
+    with torch.no_grad():
+        seconds = interleaved(runs, rounds)
+        return max(2 * side**3 / seconds["matmul"], nets.flops(conv, images) / seconds["conv"])

@@ -6,6 +6,7 @@ take the steps that maximise KL(teacher || student). The problem, the networks a
 
 import argparse
 import copy
+import io
 import math
 import statistics
 import sys
@@ -14,18 +15,16 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.plane import SPAN, Panel, animation, boundaries, crowd, grid, regions, strip
-from pipeline import transfer
 from pipeline.core.errors import run_or_exit
 from pipeline.core.files import write_atomic
-from pipeline.core.rng import generator, numpy_generator
-
-__all__ = ["Frame", "Motion", "agreement", "fit", "main", "pictures", "play", "spirals"]
+from pipeline.core.rng import numpy_stream, stream
+from pipeline.losses import logits
 
 Motion = Literal["wander", "stay", "anew"]
 
@@ -38,6 +37,19 @@ _ROUNDS, _STUDENT_STEPS = 300, 10  # a round is one step of the points, then ten
 _POINT_RATE, _STUDENT_RATE = 0.05, 0.005  # of Adam
 _SEEDS = 5
 _GRID = 101  # places along each axis at which agreement is measured
+
+SPAN = 1.5  # the square is [-SPAN, SPAN]^2
+_PAPER, _INK, _GREY, _FRAME = (255, 255, 255), (38, 40, 48), (104, 107, 116), (176, 179, 188)
+_PALE = ((205, 224, 243), (252, 229, 199), (212, 236, 207))  # one per class
+_STRONG = ((44, 110, 176), (212, 120, 20), (58, 142, 68))  # likewise
+_PSEUDO = (208, 24, 104)
+_LINE = 2.0  # pixels
+_FINE = 4  # dots are drawn this many times too large, then averaged
+_FONT = 19  # pixels
+_GAP, _MARGIN, _HEAD, _FOOT = 16, 14, 30, 36  # pixels
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Floats = npt.NDArray[np.float64]
 
 _PANEL, _GIF_PANEL = 232, 320  # pixels
 _MOMENTS = (0, 1 / 30, 1 / 12, 1 / 6, 1)  # of the game, in the strip
@@ -52,9 +64,17 @@ class Frame(NamedTuple):
     student: nn.Module
 
 
+class Panel(NamedTuple):
+    """A square picture with a label above each end."""
+
+    picture: Image.Image
+    left: str
+    right: str
+
+
 def spirals(seed: int) -> tuple[Tensor, Tensor]:
     """Three interleaved arms: points [N, 2] float32, classes [N] int64."""
-    rng = numpy_generator(generator(seed, "toy/data"))
+    rng = numpy_stream(stream(seed, "toy/data"))
     labels = np.repeat(np.arange(_CLASSES), _PER_CLASS)
     along = np.sqrt(rng.uniform(0.02, 1, len(labels)))
     angle = 2 * np.pi * (labels / _CLASSES + _TURNS * along)
@@ -65,7 +85,7 @@ def spirals(seed: int) -> tuple[Tensor, Tensor]:
 
 def fit(points: Tensor, labels: Tensor, seed: int) -> nn.Module:
     """The teacher of points [N, 2] and classes [N]; its parameters collect no gradients."""
-    net = _network(_TEACHER_WIDTH, generator(seed, "toy/teacher"))
+    net = _network(_TEACHER_WIDTH, stream(seed, "toy/teacher"))
     adam = torch.optim.AdamW(net.parameters(), lr=_TEACHER_RATE, weight_decay=_TEACHER_DECAY)
     for _ in range(_TEACHER_STEPS):
         cross_entropy(net(points), labels).backward()
@@ -85,9 +105,9 @@ def play(teacher: nn.Module, seed: int, motion: Motion, rounds: int, keep: Colle
         rounds: how many.
         keep: the rounds to return; 0 is the start.
     """
-    rng = generator(seed, "toy/points")
+    rng = stream(seed, "toy/points")
     points = _ring(rng).requires_grad_()
-    student = _network(_STUDENT_WIDTH, generator(seed, "toy/student"))
+    student = _network(_STUDENT_WIDTH, stream(seed, "toy/student"))
     ascent = torch.optim.Adam([points], lr=_POINT_RATE, maximize=True)
     descent = torch.optim.Adam(student.parameters(), lr=_STUDENT_RATE)
     frames = [Frame(0, points.detach().clone(), copy.deepcopy(student))] if 0 in keep else []
@@ -105,7 +125,7 @@ def play(teacher: nn.Module, seed: int, motion: Motion, rounds: int, keep: Colle
 def agreement(student: nn.Module, teacher: nn.Module, points: Tensor) -> float:
     """The share of points [N, 2] that both put into the same class, in %."""
     with torch.no_grad():
-        return 100 * float(transfer.agreement(student(points), teacher(points)))
+        return 100 * float(logits.agreement(student(points), teacher(points)))
 
 
 def pictures(seed: int, rounds: int) -> tuple[bytes, bytes]:
@@ -145,7 +165,7 @@ def _ring(rng: torch.Generator) -> Tensor:
 
 def _climb(points: Tensor, student: nn.Module, teacher: nn.Module, ascent: torch.optim.Optimizer) -> None:
     """One step of the points to where the two disagree more, within the plane that is drawn."""
-    (points.grad,) = torch.autograd.grad(transfer.kl(student(points), teacher(points), 1.0), points)
+    (points.grad,) = torch.autograd.grad(logits.kl(student(points), teacher(points), 1.0), points)
     ascent.step()
     points.detach().clamp_(-SPAN, SPAN)
 
@@ -154,7 +174,7 @@ def _learn(points: Tensor, student: nn.Module, teacher: nn.Module, descent: torc
     beliefs = teacher(points)
     for _ in range(_STUDENT_STEPS):
         descent.zero_grad()
-        transfer.kl(student(points), beliefs, 1.0).backward()
+        logits.kl(student(points), beliefs, 1.0).backward()
         descent.step()
 
 
@@ -182,6 +202,147 @@ def _measure(seeds: Sequence[int]) -> str:
         ]
         lines.append(f"{motion:8s}" + "".join(f"{cell:>16s}" for cell in cells))
     return "\n".join(lines) + "\n"
+
+
+# Pictures of three-class classifiers on the square; equal input gives equal bytes.
+
+
+def grid(side: int) -> Tensor:
+    """The centres of side x side pixels, [side * side, 2] float32 (x, y), row by row from the top."""
+    axis = (torch.arange(side) + 0.5) * (2 * SPAN / side) - SPAN
+    y, x = torch.meshgrid(-axis, axis, indexing="ij")
+    return torch.stack([x, y], dim=-1).reshape(-1, 2)
+
+
+def regions(net: nn.Module, side: int) -> Image.Image:
+    """A pale colour for each of three classes, side x side pixels."""
+    shares = np.clip(_distances(net, side) + 0.5, 0, 1)
+    colours = np.tensordot(shares / shares.sum(0), np.array(_PALE), axes=(0, 0))
+    return Image.fromarray(np.rint(colours).astype(np.uint8))
+
+
+def boundaries(picture: Image.Image, net: nn.Module) -> Image.Image:
+    """A copy with dark lines where `net` is between two classes."""
+    nearest = np.abs(_distances(net, picture.width)).min(0)
+    line = Image.fromarray(np.rint(np.clip((_LINE + 1) / 2 - nearest, 0, 1) * 255).astype(np.uint8))
+    return Image.composite(Image.new("RGB", picture.size, _INK), picture, line)
+
+
+def crowd(picture: Image.Image, points: Tensor, labels: Tensor | None, radius: float) -> Image.Image:
+    """A copy with a dot for each point.
+
+    Args:
+        picture: square.
+        points: [N, 2] in the plane.
+        labels: int64 [N], dots in the colours of their classes; None: pseudo points.
+        radius: pixels, a thin pale rim included.
+    """
+    sheet = Image.new("RGBA", (picture.width * _FINE, picture.height * _FINE), (*_PAPER, 0))
+    draw = ImageDraw.Draw(sheet)
+    colours = [_PSEUDO] * len(points) if labels is None else [_STRONG[label] for label in labels.tolist()]
+    for (x, y), colour in zip(points.tolist(), colours, strict=True):
+        centre = ((x / SPAN + 1) / 2 * sheet.width, (1 - y / SPAN) / 2 * sheet.height)
+        _dot(draw, centre, radius * _FINE, colour)
+    copy = picture.convert("RGBA")
+    copy.alpha_composite(sheet.resize(picture.size, Image.Resampling.BOX))
+    return copy.convert("RGB")
+
+
+def strip(panels: Sequence[Panel]) -> bytes:
+    """A PNG of panels side by side on white, a legend below."""
+    side = panels[0].picture.width
+    width = 2 * _MARGIN + len(panels) * side + (len(panels) - 1) * _GAP
+    sheet = Image.new("RGB", (width, _HEAD + side + _FOOT), _PAPER)
+    for column, panel in enumerate(panels):
+        sheet.paste(_labelled(panel), (_MARGIN + column * (side + _GAP), 0))
+    _legend(sheet, _HEAD + side + _FOOT // 2 + 1)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def animation(panels: Sequence[Panel], milliseconds: int) -> bytes:
+    """A GIF that runs for ever; its first and last picture stay for longer."""
+    frames = [_padded(_labelled(panel)) for panel in panels]
+    palette = _palette()
+    reduced = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    durations = [milliseconds] * len(frames)
+    durations[0], durations[-1] = 10 * milliseconds, 25 * milliseconds
+    buffer = io.BytesIO()
+    reduced[0].save(buffer, "GIF", save_all=True, append_images=reduced[1:], duration=durations, loop=0, optimize=True)
+    return buffer.getvalue()
+
+
+def _palette() -> Image.Image:
+    """The flat colours as they are, and their blends at the edges of lines, letters and dots."""
+    flat = (_PAPER, *_PALE)
+    pairs = [(ground, sign) for sign in (_INK, _PSEUDO) for ground in flat]
+    pairs += [(_PAPER, _GREY), *zip(_PALE, _PALE[1:] + _PALE[:1], strict=True)]
+    blends = [
+        tuple(round(a + share * (b - a)) for a, b in zip(ground, sign, strict=True))
+        for ground, sign in pairs
+        for share in (0.25, 0.5, 0.75)
+    ]
+    colours = (*flat, _INK, _PSEUDO, _GREY, _FRAME, *blends)
+    image = Image.new("P", (1, 1))
+    image.putpalette([level for colour in colours for level in colour])
+    return image
+
+
+def _distances(net: nn.Module, side: int) -> Floats:
+    """How many pixels inside a class's region a pixel is (outside: negative), to first order, [K, side, side]."""
+    with torch.no_grad():
+        logits = net(grid(side)).double().numpy().T.reshape(-1, side, side)
+    others = [np.delete(logits, cls, axis=0).max(0) for cls in range(len(logits))]
+    margins = logits - np.stack(others)
+    down, right = np.gradient(margins, axis=(1, 2))
+    return margins / np.maximum(np.hypot(down, right), 1e-12)
+
+
+def _dot(draw: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float, colour: tuple[int, int, int]) -> None:
+    for reach, fill in ((radius, (*_PAPER, 255)), (radius * 0.78, (*colour, 255))):
+        box = (centre[0] - reach, centre[1] - reach, centre[0] + reach, centre[1] + reach)
+        draw.ellipse(box, fill=fill)
+
+
+def _labelled(panel: Panel) -> Image.Image:
+    side = panel.picture.width
+    sheet = Image.new("RGB", (side, _HEAD + side), _PAPER)
+    sheet.paste(panel.picture, (0, _HEAD))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT)
+    draw.rectangle((0, _HEAD, side - 1, _HEAD + side - 1), outline=_FRAME)
+    draw.text((1, _HEAD - 8), panel.left, fill=_INK, font=font, anchor="ls")
+    draw.text((side - 1, _HEAD - 8), panel.right, fill=_GREY, font=font, anchor="rs")
+    return sheet
+
+
+def _padded(picture: Image.Image) -> Image.Image:
+    sheet = Image.new("RGB", (picture.width + 2 * _MARGIN, picture.height + _MARGIN), _PAPER)
+    sheet.paste(picture, (_MARGIN, 0))
+    return sheet
+
+
+def _legend(sheet: Image.Image, middle: int) -> None:
+    """What the signs mean, in one line."""
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT - 2)
+    x = _MARGIN
+    for colour in _PALE:
+        draw.rectangle((x, middle - 8, x + 15, middle + 7), fill=colour, outline=_FRAME)
+        x += 19
+    x = _word(draw, x + 5, middle, "the teacher's regions", font)
+    draw.line((x, middle, x + 26, middle), fill=_INK, width=3)
+    x = _word(draw, x + 35, middle, "the student's boundaries", font)
+    sign = crowd(Image.new("RGB", (16, 16), _PAPER), torch.zeros(1, 2), None, 6.0)
+    sheet.paste(sign, (x, middle - 8))
+    x = _word(draw, x + 24, middle, "pseudo points", font)
+    x = _word(draw, x, middle, "%  of the plane on which both agree", font)
+    _word(draw, x, middle, "student, n: after n rounds", font)
+
+
+def _word(draw: ImageDraw.ImageDraw, x: int, middle: int, text: str, font: Font) -> int:
+    """Write from `x` on; returns where the next sign begins."""
+    draw.text((x, middle), text, fill=_GREY, font=font, anchor="lm")
+    return x + round(font.getlength(text)) + 34
 
 
 def main() -> None:

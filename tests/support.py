@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import classifier, methods, nets, real, sources
-from pipeline.classifier import Classifier
+from pipeline.classifier import Card, Classifier, Teacher, TeacherCard
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.files import canonical_json, sha256_bytes
@@ -37,7 +37,6 @@ from pipeline.shards.manifest import (
     Manifest,
     ShardEntry,
     Split,
-    TeacherCard,
     Totals,
     fields_of,
     manifest_bytes,
@@ -47,7 +46,6 @@ from pipeline.shards.produce import produce
 from pipeline.shards.publish import describe, finish, publish
 from pipeline.shards.reader import Dataset, Samples, Tally
 from pipeline.shards.work import Attachments, ShardDirectory, ShardRecord, plan, work_key
-from pipeline.teacher.model import Teacher, TeacherInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
@@ -78,11 +76,11 @@ def linear_teacher() -> Teacher:
     with torch.no_grad():
         linear.weight.copy_(torch.randn(linear.weight.shape, generator=rng))
         linear.bias.zero_()
-    info = TeacherInfo(
+    info = TeacherCard(
         arch="linear", classes=NAMES, channels=CHANNELS, size=SIZE, mean=(0.5,), std=(0.25,),
         batch_norm=False, sha256=SHA, accuracy=None, source="a test",
     )  # fmt: skip
-    return Teacher(nn.Sequential(nn.Flatten(), linear), info)
+    return Classifier(nn.Sequential(nn.Flatten(), linear), info).freeze()
 
 
 class NoiseSource:
@@ -338,7 +336,7 @@ def manifest_of(data: Data, entries: list[ShardEntry], tally: Tally) -> Manifest
         method_params={"beta": [1.0, 0.1], "steps": 3},
         data_free=True,
         steered=True,
-        teacher=TeacherCard(
+        teacher=Card(
             arch="lenet5",
             sha256="0" * 64,
             classes=tuple(f"class {number}" for number in range(data.classes)),

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks import plane, toy
-from benchmarks.plane import SPAN
+from benchmarks import toy
+from benchmarks.toy import SPAN
 
 ROUNDS = 60  # of 300
 
@@ -40,7 +40,7 @@ def test_a_student_of_wandering_points_comes_to_agree_with_its_teacher_and_one_o
 ):
     motions = ("wander", "stay")
     students = {motion: toy.play(teacher, 0, motion, ROUNDS, (0, ROUNDS))[-1].student for motion in motions}
-    wandered, stayed = (toy.agreement(students[motion], teacher, plane.grid(60)) for motion in motions)
+    wandered, stayed = (toy.agreement(students[motion], teacher, toy.grid(60)) for motion in motions)
     assert wandered > 90
     assert wandered > stayed + 10
     wandered, stayed = (toy.agreement(students[motion], teacher, data[0]) for motion in motions)
@@ -111,19 +111,19 @@ def test_equal_seeds_give_equal_bytes_and_pictures_of_the_promised_size():
 
 
 def test_the_grid_begins_at_the_top_left_and_lies_in_the_middle_of_the_pixels():
-    corners = plane.grid(3)[[0, 2, 4, 6]]
+    corners = toy.grid(3)[[0, 2, 4, 6]]
     assert torch.allclose(corners, torch.tensor([[-1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [-1.0, -1.0]]))
 
 
 def test_regions_have_the_place_of_their_class_and_boundaries_are_lines_between_them():
     above_or_below = linear([[0, 1], [0, -1], [0, 0]])  # the third is never the largest
-    picture = plane.regions(above_or_below, 40)
+    picture = toy.regions(above_or_below, 40)
     pixels = np.asarray(picture)
     assert (pixels[:19] == pixels[0, 0]).all()
     assert (pixels[21:] == pixels[-1, 0]).all()
     assert (pixels[0, 0] != pixels[-1, 0]).any()
 
-    lined = np.asarray(plane.boundaries(picture, linear([[3, 0], [-3, 0], [0, 0]])))
+    lined = np.asarray(toy.boundaries(picture, linear([[3, 0], [-3, 0], [0, 0]])))
     dark = lined.max(2) < 100
     assert dark[:, 19:21].all()
     assert not dark[:, :18].any()
@@ -133,9 +133,9 @@ def test_regions_have_the_place_of_their_class_and_boundaries_are_lines_between_
 def test_dots_lie_where_their_points_are_in_the_colour_of_their_class():
     blank = Image.new("RGB", (60, 60), (255, 255, 255))
     points = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])
-    marked = np.asarray(plane.crowd(blank, points, torch.tensor([0, 1]), radius=5))
+    marked = np.asarray(toy.crowd(blank, points, torch.tensor([0, 1]), radius=5))
     assert {tuple(place) for place in np.argwhere((marked[::10, ::10] != 255).any(2))} == {(1, 1), (5, 5)}
     assert (marked[10, 10] != marked[50, 50]).any()
-    pseudo = np.asarray(plane.crowd(blank, points, None, radius=5))
+    pseudo = np.asarray(toy.crowd(blank, points, None, radius=5))
     assert (pseudo[10, 10] == pseudo[50, 50]).all()
     assert (np.asarray(blank) == 255).all()

@@ -11,15 +11,14 @@ from ..classifier import Classifier, Student, Teacher, build_network
 from ..core.checkpoint import Checkpoint
 from ..core.device import Compute
 from ..core.errors import TrainingError
-from ..core.files import write_atomic
+from ..core.files import csv_bytes, write_atomic
 from ..core.rng import stream
-from ..core.table import csv_bytes
 from ..losses import Loss, Seen
 from ..losses.logits import agreement
+from ..measure.holdout import holdout_of
 from ..optimise.network import Feed, Minibatch, Row, fit
 from ..shards.reader import Dataset
-from .feed import feed_of
-from .holdout import holdout_of
+from .feed import feed_of, fits
 from .params import DistillParams
 from .student import card_of
 
@@ -97,7 +96,7 @@ def learn(
     """
     # Terms want both networks where they are made: before the student goes to the device.
     objective = _Objective(student, teacher, params, compute)
-    measure = holdout_of(dataset, params.memory_mb, compute)
+    measure = holdout_of(dataset, fits(dataset, params.memory_mb), compute)
     with objective.loss.hooks():
         history = fit(
             student,

@@ -14,15 +14,14 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from ..classifier import Student, Teacher
 from ..core.device import Compute
 from ..core.errors import ParamsError
-from ..core.files import write_atomic
+from ..core.files import csv_bytes, write_atomic
+from ..core.images import to_unit
 from ..core.params import Block
 from ..core.progress import track
-from ..core.table import csv_bytes
-from ..distill.student import Student
-from ..teacher.model import Teacher
-from ..training import frozen, to_unit
+from ..optimise.network import frozen
 
 __all__ = ["BeliefMatch", "BeliefParams", "match_beliefs", "write_beliefs"]
 
@@ -83,13 +82,13 @@ def match_beliefs(
     """
     device, nets = compute.torch_device(), (compute.place(student), compute.place(teacher))
     stepped, other = nets if params.stepped == "student" else nets[::-1]
-    step = params.step_size * torch.tensor(teacher.info.std, device=device).square().view(-1, 1, 1)
+    step = params.step_size * torch.tensor(teacher.card.std, device=device).square().view(-1, 1, 1)
     totals = _Totals(params.steps)
     with frozen(student), frozen(teacher):
         found = _agreed(nets, images, params, rng, device)
         if not len(found[0]):
             return None
-        for pixels, target in _pairs(*found, len(teacher.info.classes), params.batch):
+        for pixels, target in _pairs(*found, len(teacher.card.classes), params.batch):
             beliefs = _walk(stepped, other, _laid_out(pixels, compute), target.to(device), step, params.steps)
             totals.add(beliefs if params.stepped == "student" else beliefs.flip(0), params.step_size)
     return totals.match(len(found[0]))

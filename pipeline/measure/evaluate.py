@@ -6,15 +6,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..classifier import Student, Teacher
 from ..core.device import Compute
 from ..core.errors import DataError, TrainingError
+from ..core.images import to_unit
 from ..core.params import Block
-from ..datasets import Labelled
-from ..distill.student import Student
 from ..grid import Cell
+from ..optimise.network import mode
+from ..real import Labelled
 from ..shards.reader import Dataset
-from ..teacher.model import Teacher
-from ..training import mode, to_unit
 from .belief import BeliefMatch, BeliefParams, match_beliefs
 from .metrics import Belief, Metrics, class_labels
 
@@ -91,7 +91,7 @@ def evaluate(
 def _on_test(
     student: Student, teacher: Teacher | None, test: Labelled | None, batch: int, compute: Compute
 ) -> "_Tally":
-    tally, device = _Tally(len(student.info.classes)), compute.torch_device()
+    tally, device = _Tally(len(student.card.classes)), compute.torch_device()
     student_net, teacher_net = compute.place(student), None if teacher is None else compute.place(teacher)
     if test is not None:
         _check_shape(student, tuple(test.images.shape[1:]), len(test.classes), "the test data")
@@ -102,7 +102,7 @@ def _on_test(
 
 
 def _on_holdout(student: Student, dataset: Dataset | None, batch: int, compute: Compute) -> "_Tally":
-    tally, device, student_net = _Tally(len(student.info.classes)), compute.torch_device(), compute.place(student)
+    tally, device, student_net = _Tally(len(student.card.classes)), compute.torch_device(), compute.place(student)
     for samples in () if dataset is None else dataset.shards("holdout"):
         _check_shape(student, tuple(samples.images.shape[1:]), samples.logits.shape[1], "the synthetic dataset")
         for images, logits in zip(samples.images.split(batch), samples.logits.split(batch), strict=True):
@@ -174,7 +174,7 @@ def _summary(found: BeliefMatch | None, params: BeliefParams) -> Belief | None:
 
 
 def _metrics(student: Student, cell: Cell, on_test: _Tally, on_holdout: _Tally, belief: Belief | None) -> Metrics:
-    card = student.info
+    card = student.card
     main, place = (on_test, "test") if on_test.agreement is not None else (on_holdout, "holdout")
     note = _NO_ACCURACY if not on_test.labelled else None if place == "test" else _NO_TEACHER
     return Metrics(
@@ -204,7 +204,7 @@ def _metrics(student: Student, cell: Cell, on_test: _Tally, on_holdout: _Tally, 
 
 def _check_origins(student: Student, teacher: Teacher | None, dataset: Dataset | None, cell: Cell) -> None:
     """Hashes protect bytes; this finds the right file in the wrong place: another teacher's, row's or seed's."""
-    card, row = student.info, cell.row
+    card, row = student.card, cell.row
     claims: list[tuple[str, object, object]] = [
         ("the student learned from dataset", card.method, row.dataset),
         ("the student's seed is", card.seed, cell.seed),
@@ -216,8 +216,8 @@ def _check_origins(student: Student, teacher: Teacher | None, dataset: Dataset |
         claims.append((f"the dataset {dataset.folder} is of", dataset.manifest.method, row.dataset))
         claims.append(("the sha256 of the manifest that the student learned from is", card.dataset, dataset.sha256))
     if teacher is not None:
-        claims.append(("the sha256 of the teacher that the student learned from is", card.teacher, teacher.info.sha256))
-        claims.append(("the number of classes of student and teacher:", len(card.classes), len(teacher.info.classes)))
+        claims.append(("the sha256 of the teacher that the student learned from is", card.teacher, teacher.card.sha256))
+        claims.append(("the number of classes of student and teacher:", len(card.classes), len(teacher.card.classes)))
     for what, found, wanted in claims:
         if found != wanted:
             raise DataError(
@@ -226,7 +226,7 @@ def _check_origins(student: Student, teacher: Teacher | None, dataset: Dataset |
 
 
 def _check_shape(student: Student, shape: tuple[int, ...], classes: int, what: str) -> None:
-    card = student.info
+    card = student.card
     wanted = (card.channels, card.size, card.size)
     if shape != wanted:
         raise DataError(

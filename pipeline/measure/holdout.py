@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core.device import Compute
+from ..core.images import to_unit
+from ..losses.logits import kl
+from ..optimise.network import Row
 from ..shards.reader import Dataset, Samples
-from ..training import Row, to_unit
-from ..transfer import kl
 
 __all__ = ["holdout_of"]
 

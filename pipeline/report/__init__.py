@@ -4,7 +4,6 @@ from pathlib import Path
 
 from ..core.errors import DataError
 from ..core.files import canonical_json, write_atomic
-from ..grid import Matrix as Matrix  # shim
 from ..measure.metrics import class_labels
 from .page import page
 from .pictures import sheet_png, similarity_png

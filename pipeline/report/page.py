@@ -11,9 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ..grid import REAL, Matrix, Row
 from ..measure.metrics import Belief, class_labels
+from ..shards.preview import short_label
 from . import rows as numbers
 from .charts import SMALL, Chart, Curve, chart
-from .pictures import Pictures, data_uri, pixels_png, scale_of, short_label, strip_png
+from .pictures import Pictures, data_uri, pixels_png, scale_of, strip_png
 from .read import DatasetFacts, Material, Provenance, ReportInputs, Series, flat, mean_points
 from .rows import Scores, best_result, comparisons, count_text, percent_text, spread_of
 from .text import Headline

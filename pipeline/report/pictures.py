@@ -4,21 +4,17 @@ Equal input gives equal bytes.
 """
 
 import base64
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
-from ..core.images import to_uint8
+from ..shards.preview import contact_sheet, first_pictures, png_bytes, short_label, to_image
 from ..shards.reader import Dataset
-from ..shards.sheet import contact_sheet, png_bytes
 
-__all__ = ["Pictures", "data_uri", "first_images", "sheet_png", "short_label", "similarity_png", "strip_png"]
+__all__ = ["Pictures", "data_uri", "first_images", "sheet_png", "similarity_png", "strip_png"]
 
 _CLASSES = 20  # shown at most, evenly spread: a page of a thousand rows is read by nobody
 _SIDE = 64  # pixels; larger images are reduced to this
@@ -48,12 +44,6 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def short_label(text: str, length: int = 16) -> str:
-    """One printable line of at most `length` characters, whatever a class is called."""
-    line = " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in text).split())
-    return line if len(line) <= length else line[: length - 1] + "…"
-
-
 def shown_classes(count: int) -> tuple[int, ...]:
     """Which of `count` classes are pictured."""
     if count <= _CLASSES:
@@ -67,15 +57,8 @@ def first_images(dataset: Dataset, classes: int, per_class: int) -> Pictures:
     Raises:
         ShardError: a shard is damaged.
     """
-    wanted = shown_classes(classes)
-    found: dict[int, list[Pixels]] = {index: [] for index in wanted}
-    for samples in dataset.shards("train"):
-        for index, images in found.items():
-            here = torch.nonzero(samples.cls == index).flatten()[: per_class - len(images)]
-            images.extend(_shown(image) for image in samples.images[here])
-        if all(len(images) == per_class for images in found.values()):
-            break
-    return Pictures(wanted, tuple(tuple(found[index]) for index in wanted), per_class)
+    found = first_pictures(dataset, shown_classes(classes), per_class, _SIDE)
+    return Pictures(tuple(found), tuple(map(tuple, found.values())), per_class)
 
 
 def strip_png(images: Sequence[Pixels], per_class: int) -> bytes | None:
@@ -85,17 +68,13 @@ def strip_png(images: Sequence[Pixels], per_class: int) -> bytes | None:
     height, width, _ = images[0].shape
     strip = Image.new("RGBA", (per_class * (width + _GAP) - _GAP, height))
     for column, image in enumerate(images):
-        strip.paste(_picture(image), (column * (width + _GAP), 0))
+        strip.paste(to_image(image), (column * (width + _GAP), 0))
     return png_bytes(strip)
 
 
 def sheet_png(pictures: Pictures, names: Sequence[str]) -> bytes:
     """Every shown class on one white sheet, a row each, with its name."""
-    placed = [(row, image) for row, images in enumerate(pictures.images) for image in images]
-    images = np.stack([image for _, image in placed]) if placed else np.zeros((0, 32, 32, 1), np.uint8)
-    rows = torch.tensor([row for row, _ in placed], dtype=torch.int64)
-    labels = [short_label(names[index]) for index in pictures.classes]
-    return png_bytes(contact_sheet(torch.from_numpy(images).permute(0, 3, 1, 2), rows, labels, pictures.per_class))
+    return png_bytes(contact_sheet(pictures.images, [names[index] for index in pictures.classes], pictures.per_class))
 
 
 def scale_of(similarity: NDArray[np.float64]) -> float:
@@ -135,20 +114,5 @@ def _label(name: str, anchor: str) -> Image.Image:
     """A class name against the right (`rm`) or left (`lm`) end of a strip as long as the margin."""
     label = Image.new("RGBA", (_MARGIN - 8, 16))
     at = (label.width if anchor == "rm" else 0, 8)
-    ImageDraw.Draw(label).text(at, short_label(name), fill=_INK, font=ImageFont.load_default(12), anchor=anchor)
+    ImageDraw.Draw(label).text(at, short_label(name, 16), fill=_INK, font=ImageFont.load_default(12), anchor=anchor)
     return label
-
-
-def _shown(image: Tensor) -> Pixels:
-    """[C, H, W] as stored to at most `_SIDE` pixels; of other than one or three channels the first."""
-    stored = image if image.dtype == torch.uint8 else to_uint8(image)
-    shown = stored if len(stored) in (1, 3) else stored[:1]
-    picture = _picture(shown.permute(1, 2, 0).cpu().numpy())
-    if max(picture.size) > _SIDE:
-        picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
-    pixels = np.asarray(picture)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def _picture(pixels: Pixels) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))

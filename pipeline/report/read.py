@@ -14,13 +14,13 @@ from numpy import float64
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ..classifier import TeacherCard
 from ..core.errors import DataError, ParamsError
 from ..core.params import Block, build
 from ..grid import Cell, Folder, Matrix, path_of
 from ..measure.metrics import Metrics, read_metrics
+from ..shards.manifest import Manifest
 from ..shards.reader import Dataset
-from ..shards.schema import Manifest
-from ..teacher.model import TeacherInfo
 from .pictures import Pictures, first_images
 
 __all__ = ["DatasetFacts", "Material", "Points", "Provenance", "ReportInputs", "ReportParams", "Series", "flat"]
@@ -43,7 +43,7 @@ class ReportInputs:
 
     params: ReportParams
     matrix: Matrix
-    teacher: TeacherInfo
+    teacher: TeacherCard
     similarity: NDArray[float64] | None  # [K, K] between classes; None for a teacher without a linear head
     data: Path  # the folder with metrics/, belief/, history/, provenance/ and synthetic/
 
@@ -91,8 +91,7 @@ class DatasetFacts:
     @property
     def steered(self) -> bool:
         """Whether each image was aimed at a class; otherwise its class is the teacher's own choice."""
-        known = getattr(self.manifest, "steered", None)
-        return self.manifest.soft_targets or self.manifest.teacher_agreement < 1 if known is None else known
+        return self.manifest.steered
 
     @property
     def learned(self) -> int | None:
@@ -104,7 +103,7 @@ class DatasetFacts:
 class Material:
     """Everything that was found; `missing` names what was not."""
 
-    teacher: TeacherInfo
+    teacher: TeacherCard
     cells: tuple[Metrics, ...]  # in the matrix's order: student, row, seed
     proxies: dict[str, Metrics]  # by dataset
     histories: dict[str, Series]  # by cell: loss and held-out agreement, by epoch

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..core.table import csv_bytes
+from ..core.files import csv_bytes
 from ..grid import CONTROL, REAL, ROLES, Role, Row
 from ..measure.metrics import Metrics, class_labels
 from .read import Material

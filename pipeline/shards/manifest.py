@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
+from ..classifier import MAX_CHANNELS, MAX_CLASSES, MAX_SIZE, Card, Sha256
 from ..core.errors import ShardError
 from ..core.files import canonical_json, sha256_bytes
 from ..core.params import Block
@@ -15,7 +16,7 @@ from .layout import COLOUR_TYPES, Encoding, Split, archive_bytes, key_of, member
 from .opening import read_whole
 
 __all__ = ["FORMAT_VERSION", "LIMITS", "MANIFEST", "AttachmentEntry", "Count", "Encoding", "Entries", "FieldSpec",
-           "Limits", "Manifest", "Sha256", "ShardEntry", "Split", "TeacherCard", "Text", "Totals", "fields_of",
+           "Limits", "Manifest", "ShardEntry", "Split", "Totals", "fields_of",
            "first_problem", "fits", "key_of", "manifest_bytes", "parse_manifest", "read_manifest", "shard_bytes",
            "shard_name"]  # fmt: skip
 
@@ -36,9 +37,9 @@ class Limits:
     shard_bytes: int = 2 << 30
     attachments: int = 1000
     attachment_bytes: int = 512 << 20
-    classes: int = 100_000
-    channels: int = 64
-    size: int = 8192  # pixels, height and width
+    classes: int = MAX_CLASSES
+    channels: int = MAX_CHANNELS
+    size: int = MAX_SIZE  # pixels, height and width
 
 
 LIMITS = Limits()
@@ -51,34 +52,8 @@ def _lists(value: Any) -> Any:
     return [_lists(item) for item in cast(list[Any], value)] if isinstance(value, (list, tuple)) else value
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("expected printable characters only")
-    return text
-
-
-Text = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_printable)]
-Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 Plain = Annotated[dict[str, JsonValue], BeforeValidator(_lists)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
-
-
-class TeacherCard(Block):
-    """Which network labelled the samples, and how a consumer must normalise for it."""
-
-    arch: Text
-    sha256: Sha256  # of its weights
-    classes: Annotated[tuple[Text, ...], Field(min_length=2, max_length=LIMITS.classes)]
-    channels: Annotated[int, Field(ge=1, le=LIMITS.channels)]
-    size: Annotated[int, Field(ge=1, le=LIMITS.size)]  # height and width in pixels
-    mean: tuple[float, ...]  # per channel, in [0, 1] units
-    std: tuple[Annotated[float, Field(gt=0)], ...]
-
-    @model_validator(mode="after")
-    def _one_per_channel(self) -> Self:
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError("mean and std need one number per channel")
-        return self
 
 
 class FieldSpec(Block):
@@ -145,7 +120,7 @@ class Manifest(Block):
     data_free: bool
     steered: bool = True  # shim: the default. Whether images were steered to a label or carry a true one; else the
     # teacher's own first choice is their label
-    teacher: TeacherCard
+    teacher: Card  # which network labelled the samples, and how a consumer must normalise for it
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)]
     encoding: Encoding
     fields: dict[str, FieldSpec]  # as `fields_of` gives them

@@ -11,10 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..classifier import TeacherCard
 from ..core.errors import WorkError
 from ..core.files import crash_point, sha256_bytes, sha256_file, sync_folder, write_atomic
-from ..teacher.model import TeacherInfo
 from .card import card
+from .make import ShardMaker, ShardPlan
 from .manifest import (
     FORMAT_VERSION,
     LIMITS,
@@ -22,17 +23,14 @@ from .manifest import (
     AttachmentEntry,
     Manifest,
     ShardEntry,
-    TeacherCard,
     Totals,
     fields_of,
     first_problem,
     manifest_bytes,
 )
-from .plan import ShardPlan
 from .preview import preview
-from .produce import ShardMaker
 from .reader import Dataset
-from .work import ShardRecord, WorkDirectory
+from .work import ShardDirectory, ShardRecord
 
 __all__ = ["describe", "finish", "publish"]
 
@@ -44,7 +42,7 @@ def describe(
     *,
     params: dict[str, Any],
     data_free: bool,
-    teacher: TeacherInfo,
+    teacher: TeacherCard,
     attachments: tuple[AttachmentEntry, ...],
     steered: bool = True,  # shim: the default
 ) -> Manifest:
@@ -76,7 +74,7 @@ def describe(
             method_params=params,
             data_free=data_free,
             steered=steered,
-            teacher=_card(teacher),
+            teacher=teacher.plain(),
             seed=maker.seed,
             encoding=maker.encoding,
             fields=fields_of(maker.encoding, teacher.channels, teacher.size, classes, maker.soft_targets),
@@ -90,7 +88,7 @@ def describe(
         raise WorkError(f"{maker.method}: the manifest cannot say: {first_problem(error)}") from None
 
 
-def publish(work: WorkDirectory, manifest: Manifest, out: Path) -> Manifest:
+def publish(work: ShardDirectory, manifest: Manifest, out: Path) -> Manifest:
     """Put the dataset that `manifest` describes at `out`.
 
     The shards and attachments are linked (copied where the file system cannot link) into a hidden folder beside
@@ -214,18 +212,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         write_atomic(target, source.read_bytes())
-
-
-def _card(teacher: TeacherInfo) -> TeacherCard:
-    return TeacherCard(
-        arch=teacher.arch,
-        sha256=teacher.sha256,
-        classes=teacher.classes,
-        channels=teacher.channels,
-        size=teacher.size,
-        mean=teacher.mean,
-        std=teacher.std,
-    )
 
 
 def _entry(plan: ShardPlan, record: ShardRecord) -> ShardEntry:

@@ -36,7 +36,9 @@ class Samples(NamedTuple):
 
     images: Tensor  # [N, C, H, W] uint8 (png) or float16 in [0, 1] (npy)
     logits: Tensor  # [N, K] float32, the teacher's raw answer to the stored image
-    cls: Tensor  # [N] int64, argmax of what the method steered to, else the teacher's choice (real data: the true label)
+    cls: (
+        Tensor  # [N] int64, argmax of what the method steered to, else the teacher's choice (real data: the true label)
+    )
     targets: Tensor | None  # [N, K] float32, what the method steered to; None when not stored
 
 

@@ -21,8 +21,8 @@ from ..core.params import Block, build, build_one_of
 from ..core.progress import track
 from ..core.rng import generator
 from ..nets.weights import fitting
+from ..optimise.network import Recipe
 from ..real import DataBlock, Labelled
-from ..training import Recipe
 from . import checkpoint, published
 from .train import train
 

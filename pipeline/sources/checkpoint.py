@@ -15,7 +15,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from ..core.errors import TeacherError
-from ..nets.weights import Check, read_safetensors
+from ..nets.weights import Check, Shapes, read_safetensors
 from . import unpack
 
 __all__ = ["read_weights"]
@@ -63,8 +63,13 @@ def _read(path: Path, key: str | None, check: Check | None) -> dict[str, Tensor]
         raise TeacherError(f"{path}: expected .safetensors or one of {', '.join(sorted(_PICKLED))}")
     if key is not None:
         raise TeacherError(f"{path}: key {key!r}, but a .safetensors file has no nesting; set teacher.key: null")
-    stripped = None if check is None else lambda shapes, metadata: check(_stripped(shapes), metadata)
-    return read_safetensors(path, str(path), stripped)[0]
+    if check is None:
+        return read_safetensors(path, str(path))[0]
+
+    def of_stripped(shapes: Shapes, metadata: Mapping[str, str]) -> None:
+        check(_stripped(shapes), metadata)
+
+    return read_safetensors(path, str(path), of_stripped)[0]
 
 
 def _stripped(weights: Mapping[str, T]) -> dict[str, T]:

@@ -7,8 +7,8 @@ from torch.nn import functional
 from ..classifier import Card, Normalise
 from ..core.checkpoint import Checkpoint
 from ..core.device import Compute
+from ..optimise.network import Minibatch, Pool, Recipe, fit
 from ..real import Labelled
-from ..training import Pool, Recipe, View, fit
 
 __all__ = ["train"]
 
@@ -39,7 +39,7 @@ def train(
     net.to("cpu")
 
 
-def _cross_entropy(logits: Tensor, view: View) -> dict[str, Tensor]:
+def _cross_entropy(logits: Tensor, view: Minibatch) -> dict[str, Tensor]:
     """Cross-entropy with the labels, mixed as the images were; in float32 under autocast too."""
     targets = functional.one_hot(view.rows["label"], logits.shape[1]).to(torch.float32)
     return {"loss": functional.cross_entropy(logits.float(), view.mixed(targets))}

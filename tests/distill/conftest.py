@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline import nets
-from pipeline.classifier import Classifier, Teacher, TeacherCard
+from pipeline.classifier import Card, Classifier, Teacher, TeacherCard
 from pipeline.core.device import Compute
 from pipeline.core.params import build
 from pipeline.core.rng import stream
@@ -20,8 +20,7 @@ from pipeline.losses import TERMS
 from pipeline.methods import Attachment
 from pipeline.optimise.learner import Optimizer
 from pipeline.shards.encode import encode_shard
-from pipeline.shards.reader import Dataset
-from pipeline.shards.schema import (
+from pipeline.shards.manifest import (
     FORMAT_VERSION,
     AttachmentEntry,
     Manifest,
@@ -32,9 +31,7 @@ from pipeline.shards.schema import (
     manifest_bytes,
     shard_name,
 )
-from pipeline.shards.schema import (
-    TeacherCard as ManifestTeacher,
-)
+from pipeline.shards.reader import Dataset
 
 TEACHER = "ab" * 32
 BLOCK: dict[str, Any] = {
@@ -102,7 +99,7 @@ def write_dataset(
         method="noise",
         method_params={},
         data_free=True,
-        teacher=ManifestTeacher(
+        teacher=Card(
             arch="lenet5", sha256=TEACHER, classes=tuple(map(str, range(classes))), channels=images.shape[1], size=size,
             mean=(0.3,), std=(0.3,),
         ),

@@ -26,7 +26,7 @@ class Classifier(nn.Module):
     def __init__(self, net: nn.Module, classes: int = CLASSES, mean=MEAN, std=STD) -> None:
         super().__init__()
         self.net, self.normalise = net, Normalise(mean, std)
-        self.info = SimpleNamespace(classes=tuple(map(str, range(classes))), std=std)
+        self.card = SimpleNamespace(classes=tuple(map(str, range(classes))), std=std)
         self.calls: list[tuple[int, bool, bool]] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ def test_units_are_those_of_the_teachers_normalisation_channel_by_channel(pair):
     in_pixels, in_units = match(student, teacher, images), match(*neutral, plain)
     assert in_pixels.mte == pytest.approx(in_units.mte, rel=1e-4)
     torch.testing.assert_close(in_pixels.student, in_units.student, rtol=1e-3, atol=1e-5)
-    teacher.info.std = (1.0, 1.0)
+    teacher.card.std = (1.0, 1.0)
     assert match(student, teacher, images).mte != pytest.approx(in_units.mte, rel=1e-2)
 
 

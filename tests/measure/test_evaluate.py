@@ -32,7 +32,7 @@ class Net(nn.Module):
             self.linear.weight.normal_(0, 3, generator=generator)
             self.linear.bias.normal_(0, 1, generator=generator)
         names = tuple(f"class {index}" for index in range(classes))
-        self.info = SimpleNamespace(
+        self.card = SimpleNamespace(
             arch="net",
             classes=names,
             channels=1,
@@ -188,7 +188,7 @@ class Roaming(Net):
 
     def __init__(self, classes: int, seed: int) -> None:
         super().__init__(classes, seed)
-        self.info.std = (0.5,)
+        self.card.std = (0.5,)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.linear(images.flatten(1))
@@ -266,9 +266,9 @@ def test_a_student_in_the_place_of_another_is_refused(cell, said):
 @pytest.mark.parametrize("labels", ["target", "hard"])
 def test_students_of_every_kind_are_measured_in_their_own_place(labels):
     student = Net(4, 1)
-    student.info.labels = labels
+    student.card.labels = labels
     assert evaluated(student, None, labelled(10, 4), None, 4, None, Cell(Row("zskd", "true"), "a", 3)).metrics.accuracy
-    student.info.few_shot = SimpleNamespace()
+    student.card.few_shot = SimpleNamespace()
     found = evaluated(student, None, labelled(10, 4), None, 4, None, Cell(Row("zskd", "few_shot"), "a", 3)).metrics
     assert (found.cell, found.method, found.online) == ("zskd_few_shot-a-3", "zskd_few_shot", False)
 
@@ -290,7 +290,7 @@ def test_a_dataset_in_the_place_of_another_is_refused(change, said):
 
 def test_another_teacher_is_refused_and_one_of_other_classes_in_one_line():
     teacher, test = frozen(4, 2), labelled(10, 4)
-    teacher.info.sha256 = "another"
+    teacher.card.sha256 = "another"
     with pytest.raises(DataError, match="the student learned from is 'the teacher', expected 'another"):
         measure(Net(4, 1), teacher, test, None, 4)
     with pytest.raises(DataError, match="the number of classes of student and teacher: 4, expected 7"):
@@ -300,7 +300,7 @@ def test_another_teacher_is_refused_and_one_of_other_classes_in_one_line():
 def test_the_card_says_what_is_a_result():
     student = Net(4, 1)
     assert measure(student, None, labelled(10, 4), None, 4).role == "result"
-    student.info.data_free = False
+    student.card.data_free = False
     found = measure(student, None, labelled(10, 4), None, 4)
     assert (found.data_free, found.role) == (False, "reference")
 

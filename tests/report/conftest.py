@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.classifier import Card, TeacherCard
 from pipeline.core.files import sha256_bytes
 from pipeline.grid import Cell, Matrix, Row
 from pipeline.measure.metrics import Metrics, class_labels, write_metrics
@@ -19,12 +20,10 @@ from pipeline.shards.schema import (
     AttachmentEntry,
     Manifest,
     ShardEntry,
-    TeacherCard,
     Totals,
     fields_of,
     manifest_bytes,
 )
-from pipeline.teacher.model import TeacherInfo
 
 CLASSES = ("cat", "dog", "crane | bird")
 MATRIX = Matrix(
@@ -54,9 +53,9 @@ class Run:
                 for seed in self.matrix.seeds:
                     self.add_cell(row.name, student, seed)
 
-    def teacher(self) -> TeacherInfo:
+    def teacher(self) -> TeacherCard:
         """Not validated: the page must bear whatever a class is called."""
-        return TeacherInfo.model_construct(
+        return TeacherCard.model_construct(
             arch="lenet5",
             classes=self.classes,
             channels=1,
@@ -188,7 +187,7 @@ def write_dataset(folder: Path, method: str, classes: tuple[str, ...]) -> None:
             ShardEntry(name=name, split="train", samples=4, bytes=len(content), sha256=sha256_bytes(content))
         )
     # The report takes class names from the teacher; a manifest may not carry the hostile ones.
-    card = TeacherCard(
+    card = Card(
         arch="lenet5",
         sha256="0" * 64,
         classes=tuple(f"c{k}" for k in range(count)),

@@ -71,7 +71,7 @@ def test_a_data_address_holds_the_file():
 
 @given(st.text(max_size=60))
 def test_a_label_is_one_printable_line(text):
-    label = short_label(text)
+    label = short_label(text, 16)
     assert len(label) <= 16
     assert len(label.splitlines()) <= 1
     assert "\x00" not in label

@@ -62,7 +62,7 @@ class _Impressions:
         low, high = method.confidence
         wanted = low + (high - low) * torch.rand(count, generator=rng)
         start = method.init.draw((count, card.channels, card.size, card.size), rng)
-        chunks = zip(*(each.split(method.batch) for each in (start, labels, wanted)), strict=True)
+        chunks = zip(start.split(method.batch), labels.split(method.batch), wanted.split(method.batch), strict=True)
         images = [self._optimise(*chunk, rng) for chunk in chunks]
         return Batch(torch.cat(images), one_hot(labels, len(card.classes)))
 

@@ -27,7 +27,7 @@ from ..optimise.pixels import (
     quick,
     roll,
 )
-from ..optimise.source import BaseMethod, Batch, Needs, Run, Source
+from ..optimise.source import BaseMethod, Batch, Needs, Numbered, Run, Source
 from . import needing_batch_norm
 
 __all__ = ["Inversion", "Method", "Phase", "Rival"]
@@ -92,7 +92,7 @@ class Method(BaseMethod):
             if size % phase.pool
         ]
 
-    def fit(self, run: Run) -> Source:
+    def fit(self, run: Run) -> Source | Numbered:
         """Nothing to fit.
 
         Raises:

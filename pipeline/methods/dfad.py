@@ -1,18 +1,15 @@
 """DFAD, Fang et al. (2019), with activation regularisation and virtual interpolation, Qu, Wang and Xiao (2021)."""
 
-from typing import ClassVar
-
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
-from ..optimise.adversarial import GeneratorMethod, Outputs, Proxy, ProxyStudent, Step
-from ..optimise.source import Needs, Run
+from ..optimise.adversarial import Outputs, ProxyMethod, ProxyStep, Step
+from ..optimise.source import Run
 
 __all__ = ["Method"]
 
 
-class Method(GeneratorMethod):
+class Method(ProxyMethod):
     """A generator that seeks images on which teacher and proxy differ in their logits, and a proxy that learns them.
 
     "Data-Free Adversarial Distillation" (arXiv 1912.11006): an iteration is `student_steps` proxy steps down
@@ -27,10 +24,6 @@ class Method(GeneratorMethod):
     the proxy's steps; without them it is DFAD.
     """
 
-    needs: ClassVar[Needs] = Needs(proxy=True)
-
-    proxy: Proxy
-    student_steps: PositiveInt  # of the proxy, before each of the generator
     # Whether the generator seeks images where the terms on blocks are large, too. The teacher enters the boundary term
     # by sign alone, so there the way to the generator leads through the proxy's responses.
     terms_reach_generator: bool
@@ -40,13 +33,10 @@ class Method(GeneratorMethod):
         return _Step(self, run, seed)
 
 
-class _Step(Step):
-    proxy: ProxyStudent
-
+class _Step(ProxyStep):
     def __init__(self, method: Method, run: Run, seed: int) -> None:
         super().__init__(method, run, seed)
         self.method = method
-        self.proxy = ProxyStudent(method.proxy, run, method.steps * method.student_steps, seed)
 
     def __call__(self, number: int) -> Outputs:
         method, proxy = self.method, self.proxy

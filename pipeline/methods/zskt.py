@@ -1,18 +1,15 @@
 """ZSKT: Micaelli and Storkey, "Zero-shot Knowledge Transfer via Adversarial Belief Matching" (NeurIPS 2019)."""
 
-from typing import ClassVar
-
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
-from ..optimise.adversarial import GeneratorMethod, Outputs, Proxy, ProxyStudent, Step
-from ..optimise.source import Needs, Run
+from ..optimise.adversarial import Outputs, ProxyMethod, ProxyStep, Step
+from ..optimise.source import Run
 
 __all__ = ["Method"]
 
 
-class Method(GeneratorMethod):
+class Method(ProxyMethod):
     """A generator that seeks images on which teacher and proxy student disagree, and a proxy that learns them.
 
     An iteration is one generator step up KL(T || S), then `student_steps` proxy steps down KL(T || S) + beta * the sum
@@ -27,10 +24,6 @@ class Method(GeneratorMethod):
     1 to 3 points; else all steps of an iteration repeat the generator's batch, as published.
     """
 
-    needs: ClassVar[Needs] = Needs(proxy=True)
-
-    proxy: Proxy
-    student_steps: PositiveInt  # of the proxy, after each of the generator
     fresh: bool
 
     def start(self, run: Run, seed: int) -> Step:
@@ -38,13 +31,12 @@ class Method(GeneratorMethod):
         return _Step(self, run, seed)
 
 
-class _Step(Step):
-    proxy: ProxyStudent
-
+class _Step(ProxyStep):
     def __init__(self, method: Method, run: Run, seed: int) -> None:
         super().__init__(method, run, seed)
         self.method = method
-        self.proxy = ProxyStudent(method.proxy, run, method.steps * method.student_steps, seed)
+        # A term that has the teacher label other images leaves its blocks with what they put out for those.
+        self._ask_again = any(term.asks_teacher and not term.looks_inside for term in method.proxy.terms.given.values())
 
     def __call__(self, number: int) -> Outputs:
         method, proxy = self.method, self.proxy
@@ -61,8 +53,8 @@ class _Step(Step):
             with self.compute.autocast():
                 if method.fresh:
                     seen, label = self.labelled(latents[1 + turn])
-                elif method.proxy.terms.asks_teacher and turn:
-                    proxy.ask(seen)  # so that what its blocks put out is of these images, not of a term's mixtures
+                elif self._ask_again and turn:
+                    proxy.ask(seen)
                 loss = proxy.loss_on(seen, label, index)
             proxy.learner.step(loss, index)
             losses.append(loss.detach())

@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from pathlib import Path  # shim
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt
@@ -28,9 +29,19 @@ from .health import Epoch, Tally, require_finite, require_health, summary
 from .learner import Learner, Optimizer
 from .network import seeded
 from .snapshots import Snapshots
-from .source import BaseMethod, Run, arch_problems, loss_problems
+from .source import BaseMethod, Needs, Run, arch_problems, loss_problems
 
-__all__ = ["GeneratorMethod", "Latents", "Outputs", "Proxy", "ProxyStudent", "SnapshotParams", "Step"]
+__all__ = [
+    "GeneratorMethod",
+    "Latents",
+    "Outputs",
+    "Proxy",
+    "ProxyMethod",
+    "ProxyStep",
+    "ProxyStudent",
+    "SnapshotParams",
+    "Step",
+]
 
 _LINES = 20  # that a training says about itself
 _MULTIPLE = 4  # of which a generator makes images, in pixels a side
@@ -77,8 +88,8 @@ class GeneratorMethod(BaseMethod):
         """Iterations of the whole training."""
         return self.epochs * self.iterations
 
-    def check(self, channels: int, size: int, classes: int) -> list[str]:
-        """As in `BaseMethod`: the images' size, the number of snapshots, the proxy."""
+    def check(self, channels: int, size: int, classes: int) -> list[str]:  # noqa: ARG002
+        """As in `BaseMethod`: the images' size, the number of snapshots."""
         problems: list[str] = []
         if size % _MULTIPLE:
             problems.append(f"{self.key}.generator: images of {size} pixels; expected a multiple of {_MULTIPLE}")
@@ -88,10 +99,6 @@ class GeneratorMethod(BaseMethod):
                 f"{self.key}.snapshots.states: {self.snapshots.states}: only {left} of {self.epochs} epochs come after "
                 f"{self.snapshots.since} of the training; take fewer, or make the epochs shorter and more"
             )
-        proxy = getattr(self, "proxy", None)
-        if isinstance(proxy, Proxy):
-            problems += arch_problems(proxy.arch, channels, size, classes, self.batch, f"{self.key}.proxy")
-            problems += loss_problems(proxy.loss, f"{self.key}.proxy")
         return problems
 
     def start(self, run: Run, seed: int) -> "Step":
@@ -102,6 +109,10 @@ class GeneratorMethod(BaseMethod):
             seed: of initial weights and of everything that is random in an iteration.
         """
         raise NotImplementedError
+
+    def game(self, teacher: Any, seed: int, compute: Any) -> Any:  # shim: the benchmark's
+        """A step under its old names."""
+        return _Game(self.start(Run(teacher, stream(seed, ""), Checkpoint(Path()), compute), seed))
 
     def fit(self, run: Run) -> Snapshots:
         """Train the generator, and its proxy student if there is one; a killed fit goes on after its last epoch.
@@ -117,6 +128,26 @@ class GeneratorMethod(BaseMethod):
         step = self.start(run, seed)
         with step.hooks():
             return _train(self, step, run, seed)
+
+
+class ProxyMethod(GeneratorMethod):
+    """What generator methods with a proxy student have in common, besides."""
+
+    needs: ClassVar[Needs] = Needs(proxy=True)
+
+    proxy: Proxy
+    student_steps: PositiveInt  # of the proxy, for each of the generator
+
+    def check(self, channels: int, size: int, classes: int) -> list[str]:
+        """As in `GeneratorMethod`, and the proxy."""
+        key = f"{self.key}.proxy"
+        problems = arch_problems(self.proxy.arch, channels, size, classes, self.batch, key)
+        return [*super().check(channels, size, classes), *problems, *loss_problems(self.proxy.loss, key)]
+
+
+class _Game:  # shim
+    def __init__(self, step: "Step") -> None:
+        self.watching, self.play = step.hooks, step
 
 
 class Latents(NamedTuple):
@@ -187,14 +218,13 @@ class Step(ABC):
     """A method's iteration, called with its number, and the networks that learn from it."""
 
     def __init__(self, method: GeneratorMethod, run: Run, seed: int) -> None:
-        """Make the generator, and where there is one the proxy: `proxy` is for the method's step to set."""
+        """Make the generator."""
         card = run.teacher.card
         self.teacher, self.compute, self.seed = run.teacher, run.compute, seed
         self._params = method
         net = build_generator(method.generator, card.mean, card.std, card.size, stream(seed, "generator/weights"))
         run.compute.place(net)
         self.generator = Learner(net, method.optimizer, method.steps)
-        self.proxy: ProxyStudent | None = None
 
     @abstractmethod
     def __call__(self, number: int) -> Outputs:
@@ -202,12 +232,12 @@ class Step(ABC):
 
     def hooks(self) -> AbstractContextManager[None]:
         """While the block lasts, the losses see what they need of the networks' passes."""
-        return nullcontext() if self.proxy is None else self.proxy.loss.hooks()
+        return nullcontext()
 
     @property
     def learners(self) -> dict[str, Learner]:
         """Everything that learns, by name."""
-        return {"generator": self.generator} | ({} if self.proxy is None else {"proxy": self.proxy.learner})
+        return {"generator": self.generator}
 
     def latents(self, number: int, batches: int) -> list[Latents]:
         """The random numbers of an iteration's batches: a function of (seed, number)."""
@@ -229,6 +259,28 @@ class Step(ABC):
             return images, self.teacher(images)
 
 
+class ProxyStep(Step):
+    """The iteration of a method with a proxy student."""
+
+    def __init__(self, method: ProxyMethod, run: Run, seed: int) -> None:
+        """Make both networks.
+
+        Raises:
+            TeacherError, ParamsError: as `ProxyStudent`.
+        """
+        super().__init__(method, run, seed)
+        self.proxy = ProxyStudent(method.proxy, run, method.steps * method.student_steps, seed)
+
+    def hooks(self) -> AbstractContextManager[None]:
+        """While the block lasts, the proxy's loss sees what it needs of both networks' passes."""
+        return self.proxy.loss.hooks()
+
+    @property
+    def learners(self) -> dict[str, Learner]:
+        """Both."""
+        return {"generator": self.generator, "proxy": self.proxy.learner}
+
+
 def _train(params: GeneratorMethod, step: Step, run: Run, seed: int) -> Snapshots:
     """Train to the end, or go on where a killed run stopped, with the same result on the same machine."""
     name, classes = params.key.removeprefix("methods."), len(run.teacher.card.classes)
@@ -247,9 +299,9 @@ def _train(params: GeneratorMethod, step: Step, run: Run, seed: int) -> Snapshot
         crash_point("generator:epoch")
         if (epoch + 1) % lines == 0 or epoch + 1 == params.epochs:
             say(f"{name}: epoch {epoch + 1} of {params.epochs}: {summary(history[-1], classes)}")
-    net, proxy = step.generator.net, step.proxy
+    net = step.generator.net
     assert isinstance(net, Generator)
-    kept = None if proxy is None else (proxy.arch, proxy.bare)
+    kept = (step.proxy.arch, step.proxy.bare) if isinstance(step, ProxyStep) else None
     return Snapshots(net, params.batch, params.bn_mode, run.teacher, run.compute, states.snapshots(), history, kept)
 
 

@@ -47,8 +47,8 @@ class Hoard:
     def __init__(self, source: Source) -> None:
         self.source, self.kept = source, []
 
-    def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:
-        self.kept.append(self.source.draw(count, rng, index))
+    def draw(self, count: int, rng: torch.Generator) -> Batch:
+        self.kept.append(self.source.draw(count, rng))
         return self.kept[-1]
 
 

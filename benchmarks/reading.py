@@ -49,6 +49,7 @@ def write_dataset(folder: Path, encoding: Encoding, shards: int, samples: int, s
         format_version=FORMAT_VERSION,
         method="noise",
         method_params={},
+        steered=True,
         data_free=True,
         teacher=TeacherCard(
             arch="none",

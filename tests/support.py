@@ -89,9 +89,9 @@ class NoiseSource:
     def __init__(self, pause: float = 0.0, log: Path | None = None) -> None:
         self.pause, self.log = pause, log
 
-    def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:
+    def draw_numbered(self, count: int, rng: torch.Generator, number: int) -> Batch:
         time.sleep(self.pause)
-        note(self.log, str(index))
+        note(self.log, str(number))
         images = torch.rand(count, CHANNELS, SIZE, SIZE, generator=rng)
         return Batch(images, torch.rand(count, CLASSES, generator=rng).softmax(dim=1))
 
@@ -102,12 +102,12 @@ class FixedSource:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
 
-    def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:
+    def draw(self, count: int, rng: torch.Generator) -> Batch:
         return self.batch
 
 
 class DyingSource:
-    def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:
+    def draw(self, count: int, rng: torch.Generator) -> Batch:
         os.kill(os.getpid(), 9)
         raise AssertionError
 
@@ -169,7 +169,8 @@ def make_noise(
         if out is not None:
             found = work.attachments.entries() or ()
             manifest = describe(
-                plans, records, maker, params=PARAMS, data_free=True, teacher=linear_teacher().info, attachments=found
+                plans, records, maker, params=PARAMS, data_free=True, teacher=linear_teacher().card, attachments=found,
+                steered=True,
             )  # fmt: skip
             publish(work, manifest, out)
     return records

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..core.errors import ShardError, run_or_exit
 from ..core.files import sha256_bytes, write_atomic
 from ..core.progress import track
+from ..core.work import prune, work_root
 from .manifest import LIMITS, MANIFEST, Manifest
 from .opening import read_whole
 from .preview import preview
@@ -72,7 +73,7 @@ def _prune(arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.shards", description="Look after sharded datasets.")
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description="Look after sharded datasets.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     verify = commands.add_parser("verify", help="read every byte of a dataset and check it against its manifest")

@@ -118,8 +118,7 @@ class Manifest(Block):
     method: Annotated[str, Field(pattern=r"\A[a-z][a-z0-9_]{0,63}\z")]
     method_params: Plain  # the method's validated block
     data_free: bool
-    steered: bool = True  # shim: the default. Whether images were steered to a label or carry a true one; else the
-    # teacher's own first choice is their label
+    steered: bool  # whether images were steered to a label or carry a true one; else it is the teacher's first choice
     teacher: Card  # which network labelled the samples, and how a consumer must normalise for it
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)]
     encoding: Encoding

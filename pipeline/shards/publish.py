@@ -44,7 +44,7 @@ def describe(
     data_free: bool,
     teacher: TeacherCard,
     attachments: tuple[AttachmentEntry, ...],
-    steered: bool = True,  # shim: the default
+    steered: bool,
 ) -> Manifest:
     """The manifest of a dataset whose shards are all made.
 

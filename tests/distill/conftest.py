@@ -48,10 +48,10 @@ class Digits(NamedTuple):
 
 @pytest.fixture(scope="session")
 def digits() -> Digits:
-    from pipeline import datasets
+    from pipeline import real
 
-    block = datasets.parse({"source": "digits", "size": 8, "channels": 1})
-    splits = [found for split in ("train", "test") if (found := datasets.load(block, split)) is not None]
+    block = real.parse({"source": "digits", "size": 8, "channels": 1})
+    splits = [found for split in ("train", "test") if (found := real.load(block, split)) is not None]
     images, labels = (torch.cat(parts) for parts in zip(*(split[:2] for split in splits), strict=True))
     # Shuffled: the scans come in the order of their writers, and the last ones write unlike the first.
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(images)))
@@ -98,6 +98,7 @@ def write_dataset(
         format_version=FORMAT_VERSION,
         method="noise",
         method_params={},
+        steered=True,
         data_free=True,
         teacher=Card(
             arch="lenet5", sha256=TEACHER, classes=tuple(map(str, range(classes))), channels=images.shape[1], size=size,

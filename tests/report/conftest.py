@@ -201,6 +201,7 @@ def write_dataset(folder: Path, method: str, classes: tuple[str, ...]) -> None:
         method=method,
         method_params={"steps": 7, "schedule": {"kind": "cosine"}},
         data_free=method != "real",
+        steered=method != "noise",
         teacher=card,
         seed=0,
         encoding="png",

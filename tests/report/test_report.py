@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.errors import DataError, ShardError
 from pipeline.grid import Matrix
 from pipeline.report import build_report
-from pipeline.report.read import DatasetFacts, read_material
+from pipeline.report.read import read_material
 from tests.support import Page, summary_of
 
 HOSTILE = '"><script src=http://evil.example/x.js></script><img src=x onerror=alert(1)>'
@@ -236,12 +236,11 @@ def test_results_csv_has_a_line_for_each_cell(run, tmp_path):
     assert float(lines["zskd-half-1"]["accuracy"]) == run.cells["zskd-half-1"].accuracy
 
 
-def test_a_dataset_that_the_teacher_labelled_has_no_intended_class(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(DatasetFacts, "steered", property(lambda facts: not facts.manifest.data_free))
+def test_a_dataset_that_the_teacher_labelled_has_no_intended_class(run, tmp_path):
     text = Page(run.build(tmp_path / "out") / "index.html").text
-    assert text.count("8 images; labelled by the teacher") == 3
+    assert text.count("8 images; labelled by the teacher") == 1, "noise alone"
+    assert text.count("8 images; the teacher names the intended class of 37.5 %") == 2
     assert "8 images; the teacher names the true class of 37.5 %" in text
-    assert "intended" not in text
 
 
 def test_the_measurements_of_another_cell_are_refused(run, tmp_path):

@@ -1,18 +1,20 @@
 """Proxies that trained while the images were made, beside the students that were trained from them afterwards."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline import methods, nets
-from pipeline.core.device import Compute
+from pipeline.classifier import Classifier, Teacher, TeacherCard
+from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.params import build as build_block
 from pipeline.core.params import read_params
+from pipeline.core.rng import stream
 from pipeline.report.read import images_learned
-from pipeline.teacher.model import Teacher, TeacherInfo
-from tests.support import Page, summary_of
+from tests.support import CPU, Page, summary_of
 
 BLOCK = {"epochs": 3, "iterations": 7, "batch": 11, "student_steps": 5, "proxy": {"arch": "lenet5"}}
 
@@ -109,27 +111,28 @@ def test_so_many_different_images_reach_a_proxys_own_steps(project_root, name, f
     preset = read_params(project_root / "presets" / "digits.yaml")
     block = preset["methods"][name] | {"epochs": 2, "iterations": 2, "batch": 3, "student_steps": 2}
     block |= {"snapshots": {"states": 1, "since": 0.0}} | ({} if fresh is None else {"fresh": fresh})
-    block |= {} if name == "zskt" else {"regularisation": None, "interpolation": None}
+    block["proxy"] = {**block["proxy"], "terms": {}}
     block.pop("count")
     method = build_block(methods.load(name), block, name)
     seen: set[bytes] = set()
-    game = method.game(teacher(), 0, Compute(device="cpu", precision="float32", channels_last=False, compile="never"))
+    run = methods.Run(teacher(), stream(0, "test"), Checkpoint(Path("nowhere")), CPU)
+    step = method.start(run, 0)
 
     def watch(_net, inputs):
         if not inputs[0].requires_grad:  # the generator's own step has a way back to it
             seen.update(image.numpy().tobytes() for image in inputs[0])
 
-    game.duel.student.register_forward_pre_hook(watch)
-    with game.watching():
-        for step in range(method.steps):
-            game.play(step)
+    step.proxy.net.register_forward_pre_hook(watch)
+    with step.hooks():
+        for number in range(method.steps):
+            step(number)
     assert len(seen) == images_learned(block)
 
 
 def teacher() -> Teacher:
     net = nets.build("lenet5", 10, 1, 16, rng=torch.Generator().manual_seed(0))
-    info = TeacherInfo(
+    info = TeacherCard(
         arch="lenet5", classes=tuple("0123456789"), channels=1, size=16, mean=(0.3,), std=(0.3,), batch_norm=False,
         sha256="", accuracy=None, source="random weights",
     )  # fmt: skip
-    return Teacher(net, info)
+    return Classifier(net, info).freeze()

@@ -266,7 +266,7 @@ def test_rounding_is_to_the_nearest_and_what_is_stored_is_what_is_labelled():
 
 def test_png_of_two_channels_is_refused_before_anything_is_drawn():
     two = linear_teacher()
-    two.info = two.info.model_copy(update={"channels": 2})
+    two.card = two.card.model_copy(update={"channels": 2})
     with pytest.raises(ParamsError, match=r"shards\.encoding: 'png': .*2 channels.*npy"):
         make_shard(Workshop(NoiseSource(), two), PLAN, maker())
 
@@ -278,7 +278,8 @@ def test_a_range_makes_its_shards_and_the_whole_run_only_publishes(tmp_path: Pat
             records = produce(work, select(plans, part), maker(), Executor())
             with pytest.raises(WorkError, match=r"[23] of 5 shards"):
                 describe(
-                    plans, records, maker(), params={}, data_free=True, teacher=linear_teacher().info, attachments=()
+                    plans, records, maker(), params={}, data_free=True, steered=True, attachments=(),
+                    teacher=linear_teacher().card,
                 )  # fmt: skip
     log = tmp_path / "log"
     make_noise(tmp_path / "parts", tmp_path / "out", log=log)

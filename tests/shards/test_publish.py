@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.classifier import TeacherCard
 from pipeline.core.errors import WorkError
 from pipeline.shards import publish as module
 from pipeline.shards.make import ShardPlan
@@ -13,7 +14,6 @@ from pipeline.shards.produce import ShardMaker
 from pipeline.shards.publish import describe, publish
 from pipeline.shards.reader import Dataset
 from pipeline.shards.work import ShardRecord
-from pipeline.teacher.model import TeacherInfo
 from tests.support import Data, write_dataset
 
 
@@ -130,7 +130,7 @@ def test_a_manifest_that_no_reader_takes_is_not_written(
 
 @pytest.mark.parametrize("name", ["a\tb", "\u202eabc", "x" * 301, ""])
 def test_a_teacher_whose_classes_no_manifest_may_name_is_one_line(name: str):
-    info = TeacherInfo(
+    info = TeacherCard(
         arch="lenet5", classes=("a", name), channels=1, size=4, mean=(0.5,), std=(0.5,), batch_norm=False,
         sha256="0" * 64, accuracy=None, source="a test",
     )  # fmt: skip
@@ -139,5 +139,14 @@ def test_a_teacher_whose_classes_no_manifest_may_name_is_one_line(name: str):
     )
     maker = ShardMaker(Path, 0, "noise", "png", soft_targets=False)  # pyright: ignore[reportArgumentType]
     with pytest.raises(WorkError, match=r"^noise: the manifest cannot say: '(teacher\.)?classes\.1'") as caught:
-        describe([ShardPlan("train", 0, 1)], [record], maker, params={}, data_free=True, teacher=info, attachments=())
+        describe(
+            [ShardPlan("train", 0, 1)],
+            [record],
+            maker,
+            params={},
+            data_free=True,
+            steered=True,
+            teacher=info,
+            attachments=(),
+        )
     assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ from pipeline.core.errors import ParamsError, PipelineError, run_or_exit
 from pipeline.core.params import build
 from pipeline.distill import few_shot_of, merge
 from pipeline.evaluate import EvaluateParams
-from pipeline.report import Matrix, ReportParams
+from pipeline.report import ReportParams
 from pipeline.shards.plan import plan
 from pipeline.teacher.blocks import parse as parse_teacher
 from stages import consistency
@@ -71,7 +71,7 @@ def find(settings: Settings) -> Findings:
     data = found.attempt(lambda: datasets.parse(settings.slice("data")))
     teacher = found.attempt(lambda: parse_teacher(settings.slice("teacher")))
     shards = found.attempt(lambda: build(ShardParams, settings.slice("shards"), "shards"))
-    matrix = found.attempt(lambda: build(Matrix, settings.slice("matrix"), "matrix"))
+    matrix = found.attempt(lambda: settings.matrix)
     images = consistency.images_of(data, teacher) if data and teacher else None
     _methods(settings, found, shards)
     _students(settings, found, images)

@@ -3,6 +3,9 @@
 DVC tracks files, not imports. Every other stage depends on its own file below `data/code` and on no source file, so a
 new architecture or a new method reruns nothing but its own stages. A file lists one hash over all, then each module
 with the hash of its syntax; comments, formatting and docstrings do not count.
+
+It is also the stage before all others, and so the one that refuses a `matrix` of anything but plain names: DVC writes
+them into the commands of later stages, and a shell runs those.
 """
 
 import shutil
@@ -10,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline import nets
 from pipeline.core.code import SourceTree, fingerprint
 from pipeline.core.errors import run_or_exit
 from pipeline.core.files import canonical_json, sha256_bytes, write_atomic
@@ -19,31 +21,35 @@ from stages.settings import CODE, Settings
 __all__ = ["consumers", "content", "main", "write"]
 
 _DATASETS = "pipeline.datasets"
+_MATRIX = "matrix"  # a file that all stages with names in their command depend on; it never changes
 
 
 def consumers(settings: Settings) -> dict[str, tuple[str, ...]]:
     """Every consumer's file name below `data/code`, and the modules it starts from, registries resolved.
 
     Raises:
-        ParamsError: a name in `matrix` has no block, or a block that needs an architecture has none.
+        ParamsError: a name in `matrix` is no plain word or has no block, or a block without its architecture.
     """
+    matrix = settings.matrix  # before anything else is looked at
+    from pipeline import nets
+
     teacher = tuple(sorted(set(_architectures(settings.mapping("teacher")))))
     found = {"teacher": ("stages.teacher", *teacher), "report": ("stages.report", *teacher)}
-    for name in (*settings.slice("matrix.methods"), *settings.slice("matrix.references")):
+    for name in (*matrix.methods, *matrix.references):
         proxies = sorted(set(_architectures(settings.mapping(f"methods.{name}"))))
         found[f"methods/{name}"] = ("stages.synthesize", f"pipeline.methods.{name}", *proxies, *teacher)
-    for name in settings.slice("matrix.students"):
+    for name in matrix.students:
         student = nets.module_of(settings.slice(f"students.{name}.arch"))
         labels = settings.mapping(f"students.{name}").get("labels", settings.slice("distill.labels"))
         taught = {"students": labels}
-        if settings.slice("matrix.references"):
+        if matrix.references:
             taught["references"] = settings.mapping("reference").get("labels", labels)
-        if settings.slice("matrix.few_shot"):
+        if matrix.few_shot:
             taught["few_shot"] = settings.mapping("few_shot").get("labels", labels)
         for kind, label in taught.items():
             found[f"{kind}/{name}"] = ("stages.distill", student, *(teacher if label == "live" else ()))
         found[f"evaluate/{name}"] = ("stages.evaluate", student, *teacher)
-    for name in settings.slice("matrix.proxies"):
+    for name in matrix.proxies:
         proxy = nets.module_of(settings.slice(f"methods.{name}.proxy.arch"))
         found[f"evaluate_proxy/{name}"] = ("stages.evaluate", proxy, *teacher)
     return found
@@ -70,6 +76,7 @@ def write(tree: SourceTree, settings: Settings, folder: Path) -> None:
         PipelineError: a name in `matrix` that does not exist, or source code that does not parse.
     """
     texts = {name: content(tree, roots, settings) for name, roots in consumers(settings).items()}
+    texts[_MATRIX] = "plain names\n"
     shutil.rmtree(folder, ignore_errors=True)
     for name, text in texts.items():
         path = folder / name
@@ -84,6 +91,8 @@ def main() -> None:
 
 def _architectures(block: dict[str, Any]) -> Iterator[str]:
     """The modules of every architecture that a block names, at any depth."""
+    from pipeline import nets
+
     match block:
         case {"source": "torchvision" | "timm" as source, "name": str(name)}:
             yield nets.module_of(f"{source}:{name}")

@@ -1,6 +1,5 @@
 """Whether blocks that are right each for itself agree with each other."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -14,10 +13,9 @@ from pipeline.datasets import DataBlock, NoData
 from pipeline.distill import few_shot_of
 from pipeline.methods import Method, needing_batch_norm
 from pipeline.metrics import PROXY
-from pipeline.report import Matrix
 from pipeline.teacher.blocks import CheckpointFile, Python, TeacherBlock, Timm, Torchvision, Train
 from stages.method import ShardParams
-from stages.settings import Settings
+from stages.settings import Matrix, Settings
 
 __all__ = [
     "Images",
@@ -31,7 +29,6 @@ __all__ = [
     "of_teacher",
 ]
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.]*")  # cells join names with dashes, and file and stage names are made of them
 _RGB = 3
 _PNG_CHANNELS = (1, _RGB)
 _USUAL = 224  # px, what most published networks take: enough to see whether one can be built
@@ -68,13 +65,10 @@ def of_matrix(matrix: Matrix, settings: Settings) -> Iterator[str]:
         for name in names:
             if name not in known:
                 yield f"matrix.{key}: {name!r}: no such block; {block} has {', '.join(known) or 'none'}"
-            elif not _NAME.fullmatch(name):
-                yield f"matrix.{key}: {name!r}: use small letters, digits, dots and underscores"
         yield from _twice(f"matrix.{key}", names)
         if not names:
             yield f"matrix.{key}: []: nothing to report; name at least one"
     yield from _twice("matrix.seeds", matrix.seeds)
-    yield from (f"matrix.seeds: {seed}: expected 0 or more" for seed in matrix.seeds if seed < 0)
     if not matrix.seeds:
         yield "matrix.seeds: []: nothing to report; name at least one"
     yield from _references(matrix)

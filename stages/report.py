@@ -21,7 +21,7 @@ def main() -> None:
         similarity = None
     inputs = ReportInputs(
         params=build(ReportParams, settings.slice("report"), "report"),
-        matrix=rows(build(Matrix, settings.slice("matrix"), "matrix")),
+        matrix=rows(build(Matrix, settings.matrix.model_dump(), "matrix")),
         teacher=DATA / "teacher" / "teacher.json",
         similarity=similarity,
         data=DATA,

@@ -1,17 +1,19 @@
 """What the stages share: where things lie, and how a slice of params.yaml becomes validated values."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from pipeline.core.device import Compute
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import Block, build, read_params, slice_of
 
-__all__ = ["CODE", "DATA", "PARAMS", "Lesson", "Settings", "code_of", "lesson_of"]
+__all__ = ["CODE", "DATA", "PARAMS", "Lesson", "Matrix", "Settings", "code_of", "lesson_of"]
 
 PARAMS = Path("params.yaml")
 DATA = Path("data")
@@ -20,10 +22,39 @@ _TRUE_LABELS = "_labels"  # `real_labels`: students trained on the labels of `re
 _FEW_SHOT = "_few_shot"  # `zskd_few_shot`: students of `zskd`, finished on a few real images
 
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
+
+
+def _plain(name: str) -> str:
+    """DVC writes names into commands, which a shell runs, and into paths: they are words and nothing else."""
+    if not _NAME.fullmatch(name):
+        raise PydanticCustomError("name", "use small letters, digits and underscores, 64 at most")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Matrix(Block):
+    """The `matrix` block: which cells exist."""
+
+    methods: tuple[Name, ...]
+    references: tuple[Name, ...]  # methods whose students are trained on the true labels, too
+    few_shot: tuple[Name, ...]  # methods whose students are finished on a few real images
+    students: tuple[Name, ...]
+    seeds: tuple[Seed, ...]
+    proxies: tuple[Name, ...]  # methods whose proxy student is measured too
+
+
+class _Source(Block):
+    dataset: Name
+
+
 class _Top(Block):
     """The top-level values that are no blocks."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Seed
     trust: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]  # sha256 of user files whose code may run
 
 
@@ -56,6 +87,18 @@ class Settings:
     def compute(self) -> Compute:
         """The `compute` block."""
         return build(Compute, self.slice("compute"), "compute")
+
+    @property
+    def matrix(self) -> Matrix:
+        """The `matrix` block. With `few_shot.dataset`, it is all that dvc.yaml makes commands and paths of.
+
+        Raises:
+            ParamsError: a name that is no plain word, a seed that is no number.
+        """
+        few_shot = self.params.get("few_shot")
+        if isinstance(few_shot, dict) and "dataset" in few_shot:
+            build(_Source, {"dataset": cast(dict[str, Any], few_shot)["dataset"]}, "few_shot")
+        return build(Matrix, self.slice("matrix"), "matrix")
 
     def slice(self, key: str) -> Any:
         """Plain data under a dotted key.

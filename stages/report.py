@@ -22,7 +22,7 @@ def main() -> None:
     inputs = ReportInputs(
         params=build(ReportParams, settings.slice("report"), "report"),
         matrix=rows(build(Matrix, settings.matrix.model_dump(), "matrix")),
-        teacher=DATA / "teacher" / "teacher.json",
+        teacher=DATA / "teacher" / "card.json",
         similarity=similarity,
         data=DATA,
     )

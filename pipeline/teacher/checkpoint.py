@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pipeline.classifier import load_into
 from pipeline.core.errors import TeacherError
 from pipeline.teacher import sandbox, strict
 
@@ -55,52 +55,3 @@ def _stripped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if weights and all(name.startswith(prefix) for name in weights):
             return _stripped({name.removeprefix(prefix): value for name, value in weights.items()})
     return weights
-
-
-def load_into(net: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Load a complete set of weights; floating-point values are cast to the network's dtype.
-
-    `num_batches_tracked` may be missing (checkpoints from before it existed): no network in eval mode reads it.
-
-    Args:
-        net: the network, changed only when everything fits.
-        weights: tensors by name.
-        where: names the file and the architecture in messages.
-
-    Raises:
-        TeacherError: one line with every missing, unexpected, misshaped or mistyped name, and every one with values
-            that are not finite or variances that are negative.
-    """
-    expected: dict[str, Tensor] = net.state_dict()
-    counters = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}
-    offered = counters | weights
-    problems = _differences("missing", expected, offered) + _differences("unexpected", offered, expected)
-    fitting: dict[str, Tensor] = {}
-    for name in sorted(expected.keys() & offered.keys()):
-        fitting[name], problem = _fitted(offered[name], expected[name])
-        problems += [f"{name}: {problem}"] if problem else []
-        if not problem and name.endswith("running_var") and bool((fitting[name] < 0).any()):
-            problems.append(f"{name}: a variance is negative")
-    if problems:
-        raise TeacherError(f"{where}: the weights do not fit: {'; '.join(problems)}")
-    net.load_state_dict(fitting)
-
-
-def _differences(what: str, names: dict[str, Tensor], others: dict[str, Tensor]) -> list[str]:
-    left = sorted(names.keys() - others.keys())
-    return [f"{what} {', '.join(name if name.isprintable() else ascii(name) for name in left)}"] if left else []
-
-
-def _fitted(value: Tensor, expected: Tensor) -> tuple[Tensor, str | None]:
-    """The value in the network's dtype, and what is wrong with it."""
-    if value.shape != expected.shape:
-        return value, f"shape {list(value.shape)}, expected {list(expected.shape)}"
-    if value.is_floating_point() != expected.is_floating_point() or value.is_complex():
-        return value, f"{_dtype(value)}, expected {_dtype(expected)}"
-    cast = value.to(expected.dtype)
-    wrong = int((~torch.isfinite(cast)).sum()) if cast.is_floating_point() else 0
-    return cast, f"{wrong} of {cast.numel()} values are not finite" if wrong else None
-
-
-def _dtype(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")

@@ -137,7 +137,7 @@ def test_the_card_says_what_happened(tmp_path, real, start, params, cpu):
     info = Student.load(tmp_path / "finished").info
     assert before.data_free
     assert not info.data_free
-    assert json.loads((tmp_path / "finished" / "student.json").read_text())["few_shot"] == {
+    assert json.loads((tmp_path / "finished" / "card.json").read_text())["few_shot"] == {
         "start": before.sha256, "dataset": real.sha256, "per_class": 2, "labels": "target",
     }  # fmt: skip
     same = {"data_free", "few_shot", "sha256"}

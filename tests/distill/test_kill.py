@@ -34,7 +34,7 @@ student, history = train(
 student.save(Path(out))
 write_history(history, Path(out) / "history.csv")
 """
-FILES = ("model.safetensors", "student.json", "history.csv")
+FILES = ("model.safetensors", "card.json", "history.csv")
 
 
 def launch(root: Path, dataset: Path, block: str, work: Path, out: Path, **environment: str) -> subprocess.Popen:

@@ -209,8 +209,8 @@ def test_students_can_be_finished_on_a_few_real_images(tmp_path: Path, make_proj
     metrics = json.loads((project.root / "data/metrics/noise_few_shot-small-0.json").read_text())
     assert (metrics["data_free"], metrics["reference"]) == (False, True)
     assert json.loads((project.root / "data/metrics/noise-small-0.json").read_text())["data_free"]
-    card = json.loads((project.root / "data/students/noise_few_shot-small-0/student.json").read_text())
-    start = json.loads((project.root / "data/students/noise-small-0/student.json").read_text())
+    card = json.loads((project.root / "data/students/noise_few_shot-small-0/card.json").read_text())
+    start = json.loads((project.root / "data/students/noise-small-0/card.json").read_text())
     assert card["few_shot"]["start"] == start["sha256"] != card["sha256"]
     assert "| small | noise_few_shot | not data-free |" in (project.root / "data/report/report.md").read_text()
 

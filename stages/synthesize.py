@@ -1,30 +1,33 @@
 """Stage `synthesize`: one method's dataset, from the teacher alone, as shards in `data/synthetic/<method>`."""
 
 import argparse
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from pipeline import nets
 from pipeline.core.checkpoint import Checkpoint
+from pipeline.core.code import SourceTree, work_fingerprint
 from pipeline.core.device import Compute
 from pipeline.core.errors import run_or_exit
 from pipeline.core.params import build
-from pipeline.core.rng import generator
+from pipeline.core.work import work_root
 from pipeline.methods import Fitted, Method
-from pipeline.shards.attachments import Attachments
 from pipeline.shards.executor import choose
-from pipeline.shards.plan import plan, select
-from pipeline.shards.produce import ShardMaker, Workshop, produce
+from pipeline.shards.make import ShardMaker, Workshop, fit_stream
+from pipeline.shards.produce import produce
 from pipeline.shards.publish import describe, publish
-from pipeline.shards.work import WorkDirectory, work_key, work_root
+from pipeline.shards.work import Attachments, ShardDirectory, plan, select, work_key
 from pipeline.teacher.model import Teacher, TeacherInfo
 from stages.method import MethodBlock, ShardParams, read_method, recorded
 from stages.provenance import PROVENANCE, write_provenance
-from stages.settings import DATA, Settings, code_of
+from stages.settings import DATA, Settings
 
 __all__ = ["main", "open_workshop", "synthesize"]
 
 _TEACHER = DATA / "teacher"
+_ROOT = Path(__file__).resolve().parents[1]  # of the source tree
 
 
 def open_workshop(
@@ -34,7 +37,7 @@ def open_workshop(
     trust: tuple[str, ...],
     seed: int,
     compute: Compute,
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     attachments: Attachments,
 ) -> Workshop:
     """Load the teacher, fit the method and keep what it leaves; called once in each process that makes shards.
@@ -51,7 +54,7 @@ def open_workshop(
     """
     teacher = Teacher.load(folder, trust)
     compute.place(teacher)
-    source = method.fit(teacher, generator(seed, f"{name}/fit"), Checkpoint(checkpoint), compute)
+    source = method.fit(teacher, fit_stream(seed, name), checkpoint, compute)
     if isinstance(source, Fitted) and attachments.entries() is None:
         attachments.store(source.attachments(), name)
     return Workshop(source, teacher)
@@ -72,7 +75,7 @@ def synthesize(settings: Settings, name: str, part: str | None) -> None:
     plans = plan(method.images, shards.size, shards.holdout, f"methods.{name}.count")
     teacher = Teacher.load(_TEACHER, settings.trust).info
     executor = choose(settings.compute)
-    with WorkDirectory(work_root(), name, _key(settings, name, method, shards, teacher), part) as work:
+    with ShardDirectory(work_root(), name, _key(settings, name, method, shards, teacher), part) as work:
         opening = partial(
             open_workshop,
             name,
@@ -81,7 +84,7 @@ def synthesize(settings: Settings, name: str, part: str | None) -> None:
             settings.trust,
             settings.seed,
             settings.compute,
-            work.checkpoint("fit").path,
+            work.checkpoint("fit"),
             work.attachments,
         )
         maker = ShardMaker(opening, settings.seed, name, shards.encoding, method.method.soft_targets)
@@ -120,9 +123,27 @@ def _key(
         teacher=teacher.sha256,
         encoding=shards.encoding,
         size=shards.size,
-        code=code_of(f"methods/{name}"),
+        code=work_fingerprint(SourceTree(_ROOT, ("pipeline",)), _roots(name, method, teacher)),
         compute=settings.compute,
     )
+
+
+def _roots(name: str, method: MethodBlock, teacher: TeacherInfo) -> set[str]:
+    """The modules that a shard's bytes come from, with those they import: the method, every network, the encoding."""
+    return {
+        "pipeline.shards.make",
+        f"pipeline.methods.{name}",
+        *map(nets.module_of, (teacher.arch, *_architectures(method.block.model_dump()))),
+    }
+
+
+def _architectures(block: dict[str, Any]) -> Iterator[str]:
+    """Every architecture that a block names, at any depth."""
+    for key, value in block.items():
+        if key == "arch":
+            yield value
+        elif isinstance(value, dict):
+            yield from _architectures(cast(dict[str, Any], value))
 
 
 def main() -> None:

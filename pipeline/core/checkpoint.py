@@ -1,29 +1,76 @@
-"""Training state on disk: nested dicts of tensors and plain values in one safetensors file, replaced atomically."""
+"""Training state on disk: nested dicts of tensors and plain values in one sealed file, replaced atomically."""
 
+import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, Self, cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.core.errors import WorkError
-from pipeline.core.files import write_atomic
+from .errors import WorkError
+from .files import write_atomic
 
 __all__ = ["Checkpoint"]
 
 _TENSOR = "__tensor__"
+_METADATA = "checkpoint"
+_BLANK = b"0" * 64  # stands where the seal will stand while the file is hashed
+_MARK = b'\\"seal\\": \\"'  # the seal comes first in the metadata, as JSON within JSON
+_HEAD = 256  # bytes from the file's beginning within which it lies
+_BLOCK = 1 << 20
+
+
+class _Clock:
+    """Seconds of work that led to a state, over all runs; what belongs to one training shares one."""
+
+    def __init__(self) -> None:
+        self._spent, self._since = 0.0, time.perf_counter()
+
+    def note(self) -> float:
+        """The seconds so far, on saving."""
+        now = time.perf_counter()
+        self._spent, self._since = self._spent + now - self._since, now
+        return self._spent
+
+    def go_on(self, seconds: float) -> None:
+        """What earlier runs had spent, on loading. A part may be older than what is counted already."""
+        self._spent = max(self._spent, seconds)
+
+
+class _Stored(NamedTuple):
+    """What is in a file."""
+
+    state: dict[str, Any]
+    seconds: float
 
 
 class Checkpoint:
-    """One resumable state under one path; a rerun after kill -9 finds the last state that was saved whole."""
+    """One resumable state under one path; a rerun after kill -9 finds the last state that was saved whole.
 
-    def __init__(self, path: Path) -> None:
-        """`path` need not exist; its folder must."""
-        self.path = path
-        self._spent, self._since = 0.0, time.perf_counter()
+    The file carries the sha256 of all its bytes and the name of the training that owns it: what is damaged, or was left
+    by another training, is never resumed from.
+    """
+
+    def __init__(self, path: Path, owner: str = "", *, _clock: _Clock | None = None) -> None:
+        """Nothing is touched.
+
+        Args:
+            path: need not exist; its folder must.
+            owner: names everything that determines the training, such as a work directory's fingerprint.
+        """
+        self.path, self.owner = path, owner
+        self._clock = _clock or _Clock()
+
+    def part(self, name: str) -> Self:
+        """A further state of the same training, such as a snapshot: `<stem>-<name>` beside this one's file.
+
+        Its seconds are those of the whole training so far: what a killed run spent on a part that was saved counts.
+        """
+        path = self.path.with_name(f"{self.path.stem}-{name}{self.path.suffix}")
+        return type(self)(path, self.owner, _clock=self._clock)
 
     def save(self, state: dict[str, Any]) -> None:
         """Store nested dicts and lists of tensors, numbers, strings, booleans and None (keys: str or int).
@@ -33,50 +80,79 @@ class Checkpoint:
             WorkError: the disk is full.
         """
         tensors: dict[str, Tensor] = {}
-        now = time.perf_counter()
-        self._spent, self._since = self._spent + now - self._since, now
-        tree = {"state": _flatten(state, tensors), "seconds": self._spent}
-        write_atomic(self.path, save(tensors, metadata={"tree": json.dumps(tree)}))
+        tree = {"state": _flatten(state, tensors), "seconds": self._clock.note(), "owner": self.owner}
+        content = save(tensors, metadata={_METADATA: json.dumps({"seal": _BLANK.decode(), **tree})})
+        write_atomic(self.path, _sealed(content))
 
     def load(self) -> dict[str, Any] | None:
         """The last saved state on the CPU, or None when there is none.
 
         Raises:
-            WorkError: the file is there but damaged.
+            WorkError: the file is there but damaged, or of another training.
         """
         found = self._read(tensors=True)
         if found is None:
             return None
-        state, self._spent = found
-        return state
+        self._clock.go_on(found.seconds)
+        return found.state
 
     def seconds(self) -> float:
         """How long it took to come to the stored state: all runs up to what each saved last. 0 when there is none.
 
         Raises:
-            WorkError: the file is there but damaged.
+            WorkError: the file is there but damaged, or of another training.
         """
         found = self._read(tensors=False)
-        return 0.0 if found is None else found[1]
-
-    def _read(self, *, tensors: bool) -> tuple[dict[str, Any], float] | None:
-        """State and seconds; without `tensors` the state is empty."""
-        if not self.path.exists():
-            return None
-        try:
-            with safe_open(str(self.path), framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
-                tree = json.loads(cast(dict[str, str], file.metadata())["tree"])
-                if not tensors:
-                    return {}, float(tree["seconds"])
-                values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # pyright: ignore
-                return _unflatten(tree["state"], values), float(tree["seconds"])
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, OSError) as error:
-            cure = "delete it to start this training anew"
-            raise WorkError(f"{self.path}: damaged checkpoint ({error}); {cure}") from error
+        return 0.0 if found is None else found.seconds
 
     def clear(self) -> None:
         """Remove the stored state."""
         self.path.unlink(missing_ok=True)
+
+    def _read(self, *, tensors: bool) -> _Stored | None:
+        """The file's content; without `tensors` the state is empty."""
+        if not self.path.exists():
+            return None
+        try:
+            _check_seal(self.path)
+            with safe_open(str(self.path), framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+                tree = json.loads(cast(dict[str, str], file.metadata())[_METADATA])
+                names = file.keys() if tensors else ()
+                values = {name: file.get_tensor(name) for name in names}
+            state = _unflatten(tree["state"], values) if tensors else {}
+            found, owner = _Stored(state, float(tree["seconds"])), tree["owner"]
+        except (SafetensorError, LookupError, TypeError, ValueError, OSError) as error:
+            cure = "delete it to start this training anew"
+            raise WorkError(f"{self.path}: damaged checkpoint ({error}); {cure}") from error
+        if owner != self.owner:
+            raise WorkError(f"{self.path}: a checkpoint of another training; delete it to start this one anew")
+        return found
+
+
+def _sealed(content: bytes) -> bytes:
+    """A file's bytes with its seal in the place that was left blank."""
+    place = content.index(_MARK + _BLANK, 0, _HEAD) + len(_MARK)
+    seal = hashlib.sha256(content).hexdigest().encode()
+    return b"".join((content[:place], seal, memoryview(content)[place + len(seal) :]))
+
+
+def _check_seal(path: Path) -> None:
+    """Read a file once and compare its seal.
+
+    Raises:
+        ValueError: there is none, or it is of other bytes.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        place = head.find(_MARK) + len(_MARK)
+        end = place + len(_BLANK)
+        if place < len(_MARK) or end > len(head):
+            raise ValueError("no seal")
+        digest = hashlib.sha256(head[:place] + _BLANK + head[end:])
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    if digest.hexdigest().encode() != head[place:end]:
+        raise ValueError("sha256 differs")
 
 
 def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -1,18 +1,28 @@
-"""Fingerprints of code: which of our modules a consumer really imports, and a hash that comments do not change."""
+"""Fingerprints of code: which of our modules a consumer really imports, and hashes of their syntax.
+
+There are two. The exact one (`fingerprint`) changes with everything but comments, formatting and docstrings: what a
+stage's outputs depend on. That of the work (`work_fingerprint`) changes only with what can change a byte that the code
+computes: what half-finished work depends on, which nobody wants to lose to the rewording of an error.
+"""
 
 import ast
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import cast
 
-from pipeline.core.errors import WorkError
-from pipeline.core.files import sha256_bytes, sha256_file
+from .errors import WorkError
+from .files import sha256_bytes, sha256_file
 
-__all__ = ["SourceTree", "fingerprint", "syntax_hash"]
+__all__ = ["SourceTree", "fingerprint", "syntax_hash", "work_fingerprint"]
 
 _SKIPPED_FIELDS = {"kind", "type_comment"}  # u"" prefixes and comments: no meaning at run time
+_NO_BYTE = tuple(  # modules of the core that can change no byte of what is computed
+    f"pipeline.core.{name}" for name in ("checkpoint", "code", "errors", "files", "params", "progress", "work")
+)
+_TALK = {"say", "sys.stderr.write"}  # calls whose arguments only people read
+_BAR = {"track"}  # calls whose texts name a progress bar
+_BAR_NAME = "what"  # an argument that hands such a text on
 
 
 class SourceTree:
@@ -37,8 +47,12 @@ class SourceTree:
                 found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
         return found
 
-    def closure(self, roots: Iterable[str]) -> tuple[str, ...]:
+    def closure(self, roots: Iterable[str], without: Container[str] = ()) -> tuple[str, ...]:
         """The modules that importing `roots` brings in, the packages above each of them included, sorted.
+
+        Args:
+            roots: dotted names.
+            without: modules to leave out, with whatever only they import.
 
         Raises:
             WorkError: a root is not a module of ours, or a file does not parse.
@@ -47,7 +61,7 @@ class SourceTree:
         todo = list(roots)
         while todo:
             module = todo.pop()
-            if module in seen:
+            if module in seen or module in without:
                 continue
             if module not in self.modules:
                 raise WorkError(f"{module}: no such module under {', '.join(self.packages)} in {self.root}")
@@ -61,7 +75,7 @@ class SourceTree:
         found: dict[str, str] = {}
         for module in modules:
             path = self.modules[module]
-            found[module] = _facts(path).syntax
+            found[module] = _syntax(path)
             if path.name == "__init__.py":
                 found |= {str(file.relative_to(self.root)): sha256_file(file) for file in _package_data(path.parent)}
         return found
@@ -76,7 +90,7 @@ class SourceTree:
     def _imports(self, module: str) -> Iterator[str]:
         path = self.modules[module]
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-        for level, name in _facts(path).imports:
+        for level, name in _imports_of(path):
             if module_name := self._longest(_absolute(level, name, package)):
                 yield module_name
 
@@ -87,16 +101,19 @@ class SourceTree:
         return name
 
 
-def syntax_hash(tree: ast.AST) -> str:
+def syntax_hash(tree: ast.AST, *, texts: bool = True) -> str:
     """sha256 of a syntax tree without docstrings, comments, formatting and positions.
 
     Empty fields are left out, so that the fields which newer Python versions add do not change the hash.
+
+    Args:
+        tree: as `ast.parse` gives it.
+        texts: whether what only people read counts: the arguments of raised exceptions and of `say` and
+            `sys.stderr.write`, and the names of progress bars.
     """
-    digest = hashlib.sha256()
-    for piece in _tokens(tree):
-        digest.update(piece.encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
+    pieces: list[str] = []
+    _collect(tree, texts, pieces)
+    return sha256_bytes("".join(f"{piece}\n" for piece in pieces).encode())
 
 
 def fingerprint(hashes: dict[str, str]) -> str:
@@ -104,25 +121,70 @@ def fingerprint(hashes: dict[str, str]) -> str:
     return sha256_bytes("".join(f"{name} {value}\n" for name, value in sorted(hashes.items())).encode())
 
 
-def _tokens(value: object) -> Iterator[str]:
+def work_fingerprint(tree: SourceTree, roots: Iterable[str]) -> str:
+    """One sha256 over all code that can change a byte of what `roots` compute.
+
+    That is what they import, registries resolved by the caller, without the modules of the core that only keep, check
+    or tell, without data files, and without the texts that only people read.
+
+    Raises:
+        WorkError: a root is not a module of ours, or a file does not parse.
+    """
+    modules = tree.closure(roots, _NO_BYTE)
+    return fingerprint({name: _syntax(tree.modules[name], texts=False) for name in modules})
+
+
+def _collect(value: object, texts: bool, pieces: list[str]) -> None:
+    """Append what a part of a syntax tree says."""
     if isinstance(value, ast.Constant):
-        yield f"{type(value.value).__name__} {value.value!r}"
+        pieces.append(f"{type(value.value).__name__} {value.value!r}")
     elif isinstance(value, ast.AST):
-        yield f"({type(value).__name__}"
-        for name, field in ast.iter_fields(value):
+        pieces.append(f"({type(value).__name__}")
+        for name, field in ast.iter_fields(value if texts else _untold(value)):
             content = _normal(value, field)
             if content is None or content == [] or name in _SKIPPED_FIELDS:
                 continue
-            yield f".{name}"
-            yield from _tokens(content)
-        yield ")"
+            pieces.append(f".{name}")
+            _collect(content, texts, pieces)
+        pieces.append(")")
     elif isinstance(value, list):
-        yield "["
-        for item in value:  # pyright: ignore[reportUnknownVariableType]
-            yield from _tokens(item)  # pyright: ignore[reportUnknownArgumentType]
-        yield "]"
+        pieces.append("[")
+        for item in cast(list[object], value):
+            _collect(item, texts, pieces)
+        pieces.append("]")
     else:
-        yield repr(value)
+        pieces.append(repr(value))
+
+
+def _untold(node: ast.AST) -> ast.AST:
+    """A node without the arguments that only people read."""
+    match node:
+        case ast.Raise(exc=ast.Call(func=kind), cause=cause):
+            return ast.Raise(exc=kind, cause=cause)
+        case ast.Call(func=function, args=args, keywords=keywords):
+            called = _dotted(function)
+            if called in _TALK:
+                args, keywords = [], []
+            elif called in _BAR:
+                args = [value for value in args if not _is_text(value)]
+                keywords = [word for word in keywords if not _is_text(word.value)]
+            kept = [word for word in keywords if not (word.arg == _BAR_NAME and _is_text(word.value))]
+            return ast.Call(func=function, args=args, keywords=kept)
+        case _:
+            return node
+
+
+def _dotted(value: ast.expr) -> str:
+    """A plain name such as ``sys.stderr.write``; empty for any other expression."""
+    if isinstance(value, ast.Name):
+        return value.id
+    if isinstance(value, ast.Attribute) and (base := _dotted(value.value)):
+        return f"{base}.{value.attr}"
+    return ""
+
+
+def _is_text(value: ast.expr) -> bool:
+    return isinstance(value, ast.JoinedStr) or (isinstance(value, ast.Constant) and isinstance(value.value, str))
 
 
 def _normal(node: ast.AST, field: object) -> object:
@@ -200,22 +262,28 @@ def _package_data(folder: Path) -> Iterator[Path]:
             yield path
 
 
-class _Facts(NamedTuple):
-    """What a file's text says."""
-
-    syntax: str  # its hash
-    imports: tuple[tuple[int, str], ...]  # as `_imported_names` gives them
+def _syntax(path: Path, *, texts: bool = True) -> str:
+    return _syntax_of(path.read_bytes(), str(path), texts)
 
 
-def _facts(path: Path) -> _Facts:
-    return _facts_of(path.read_bytes(), str(path))
+def _imports_of(path: Path) -> tuple[tuple[int, str], ...]:
+    return _imports_in(path.read_bytes(), str(path))
 
 
 @lru_cache(maxsize=4096)
-def _facts_of(content: bytes, name: str) -> _Facts:
+def _syntax_of(content: bytes, name: str, texts: bool) -> str:
+    return syntax_hash(_parsed(content, name), texts=texts)
+
+
+@lru_cache(maxsize=4096)
+def _imports_in(content: bytes, name: str) -> tuple[tuple[int, str], ...]:
+    nodes = _run_time_nodes(_parsed(content, name))
+    return tuple(dict.fromkeys(item for node in nodes for item in _imported_names(node)))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(content: bytes, name: str) -> ast.Module:
     try:
-        tree = ast.parse(content, filename=name)
+        return ast.parse(content, filename=name)
     except SyntaxError as error:
         raise WorkError(f"{name}: line {error.lineno}: {error.msg}; correct the file, then run again") from error
-    imports = (item for node in _run_time_nodes(tree) for item in _imported_names(node))
-    return _Facts(syntax_hash(tree), tuple(dict.fromkeys(imports)))

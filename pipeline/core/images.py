@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Normalise", "from_uint8", "to_uint8"]
+__all__ = ["Normalise", "from_uint8", "to_uint8", "to_unit"]
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -20,6 +20,11 @@ def to_uint8(images: Tensor) -> Tensor:
 def from_uint8(images: Tensor) -> Tensor:
     """0..255 to float32 in [0, 1]."""
     return images.float().div(255)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Stored images, uint8 or float16, to float32 in [0, 1]."""
+    return from_uint8(images) if images.dtype == torch.uint8 else images.float()
 
 
 class Normalise(nn.Module):

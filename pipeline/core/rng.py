@@ -1,4 +1,4 @@
-"""Random numbers come from a generator that was handed in; this is where generators come from."""
+"""Every random number comes from a stream that was handed in; this is where streams come from."""
 
 import hashlib
 import json
@@ -6,13 +6,13 @@ import json
 import numpy as np
 import torch
 
-__all__ = ["generator", "numpy_generator"]
+__all__ = ["numpy_stream", "stream"]
 
 _WORD = 2**32  # torch's CPU Mersenne Twister keeps only the low 32 bits of a seed
 
 
-def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
-    """A CPU generator that depends on (seed, purpose, index) alone.
+def stream(seed: int, purpose: str, index: int = 0) -> torch.Generator:
+    """Random numbers on the CPU that depend on (seed, purpose, index) alone.
 
     Args:
         seed: the run's seed.
@@ -26,7 +26,10 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed((base + index) % _WORD)
 
 
-def numpy_generator(rng: torch.Generator) -> np.random.Generator:
-    """A numpy generator seeded by the next 128 bits of `rng`, for distributions that torch draws less well."""
+def numpy_stream(rng: torch.Generator) -> np.random.Generator:
+    """A numpy stream seeded by the next 128 bits of `rng`, for distributions that torch draws less well."""
     words = torch.randint(0, _WORD, (4,), generator=rng, dtype=torch.int64)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words.tolist())))
+
+
+generator, numpy_generator = stream, numpy_stream  # shim

@@ -1,122 +1,104 @@
 """Where shards are made: here, or in processes on every free core. The choice never changes a byte of a shard.
 
-Each worker computes with one thread, in one process or in many, so that sums are added in the same order.
+A fit happens once and may use every core; its result is on the disk when it ends. Shards are drawn with one thread, in
+one process or in many, from what the disk holds, so that sums are added in the same order.
+
+A pool takes seconds to start, since every process imports torch and builds its source, and a quick dataset is made in
+one: so it waits until the first shard shows that it is worth while.
 """
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from pipeline.core.device import Compute
-from pipeline.core.errors import ParamsError, WorkError
+from ..core.device import Compute
+from ..core.errors import ParamsError, WorkError
 
-__all__ = ["Auto", "Executor", "Processes", "Serial", "choose", "free_cores"]
+__all__ = ["Executor", "choose", "fit_threads", "free_cores"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_WORKERS = "AFTERIMAGE_WORKERS"
-_WORTH_SECONDS = 20.0  # a pool takes seconds to start: every process imports torch and builds its source
+_WORKERS = "PHOTOGRAM_WORKERS"
+_WORTH_SECONDS = 20.0
 
 
-class Executor(Protocol):
-    """Runs one function over many items; results come as they are done, in any order."""
-
-    workers: int
-
-    def map(self, setup: Callable[[], Callable[[T], R]], items: Sequence[T]) -> Generator[R, None, None]:
-        """Call `setup` once per worker (in this process first), and what it returned on each item."""
-        ...
-
-
-class Serial:
-    """Everything in this process."""
-
-    workers = 1
-
-    def map(self, setup: Callable[[], Callable[[T], R]], items: Sequence[T]) -> Generator[R, None, None]:
-        """Results in the order of the items."""
-        with _one_thread():
-            function = setup()
-            for item in items:
-                yield function(item)
-
-
-class Processes:
-    """A pool of spawned processes; `setup` and the items must be picklable.
+class Executor:
+    """Runs one function over many items; results come as they are done, in any order.
 
     On a machine with several GPUs worker k uses GPU k modulo their number.
     """
 
-    def __init__(self, workers: int) -> None:
-        """`workers` processes at most, never more than there are items."""
-        self.workers = workers
+    def __init__(self, workers: int = 1, patience: float = _WORTH_SECONDS) -> None:
+        """Processes are started when there is more than one worker and more work left than `patience`.
+
+        Args:
+            workers: processes at most, never more than there are items.
+            patience: seconds of work, judged by the item before; 0: processes from the start.
+        """
+        self.workers, self.patience = workers, patience
 
     def map(self, setup: Callable[[], Callable[[T], R]], items: Sequence[T]) -> Generator[R, None, None]:
-        """Results as they are done.
+        """Call `setup` in this process, on all free cores; then what it returned on each item, with one thread.
 
-        `setup` runs here first: what it leaves on disk (a fitted generator) is there for every worker.
+        What `setup` leaves on disk (a fitted generator) is there when it is called again, with one thread, by whoever
+        works on the items: every worker, or this process. For a pool `setup` and the items must be picklable.
 
         Raises:
             WorkError: a worker was killed.
         """
-        with _one_thread():
-            setup()
-            yield from _pool(self.workers, setup, items)
-
-
-class Auto:
-    """Here as long as the rest is short, then in a pool: quick datasets never wait for processes to start."""
-
-    def __init__(self, workers: int) -> None:
-        """At most `workers` processes."""
-        self.workers = workers
-
-    def map(self, setup: Callable[[], Callable[[T], R]], items: Sequence[T]) -> Generator[R, None, None]:
-        """Results as they are done.
-
-        Raises:
-            WorkError: a worker was killed.
-        """
-        with _one_thread():
+        with _threads(fit_threads()) as threads:
             function = setup()
-            for done, item in enumerate(items, start=1):
-                start = time.perf_counter()
-                yield function(item)
+        seconds = math.inf if self.patience == 0 else 0.0
+        with _threads(1):
+            for done, item in enumerate(items):
                 left = len(items) - done
-                if left > 1 and (time.perf_counter() - start) * left > _WORTH_SECONDS:
+                if self.workers > 1 and left > 1 and seconds * left > self.patience:
                     yield from _pool(self.workers, setup, items[done:])
                     return
+                if done == 0 and threads > 1:
+                    function = setup()
+                start = time.perf_counter()
+                yield function(item)
+                seconds = time.perf_counter() - start
+
+
+Serial = Executor  # shim
+
+
+def Processes(workers: int) -> Executor:  # noqa: N802 # shim
+    """An executor that starts processes at once."""
+    return Executor(workers, patience=0)
 
 
 def choose(compute: Compute) -> Executor:
     """The executor that the machine and the environment ask for.
 
-    AFTERIMAGE_WORKERS gives the number of processes. Without it there is one per GPU, or one per free core when the
-    work is done on the CPU, started once the first shard shows that it is worth while.
+    PHOTOGRAM_WORKERS gives the number of processes. Without it there is one per GPU, or one per free core when the work
+    is done on the CPU, started once the first shard shows that it is worth while.
 
     Raises:
-        ParamsError: AFTERIMAGE_WORKERS is not a positive whole number.
+        ParamsError: PHOTOGRAM_WORKERS is not a positive whole number.
     """
-    wanted = os.environ.get(_WORKERS, "")
+    wanted = os.environ.get(_WORKERS) or os.environ.get("AFTERIMAGE_WORKERS", "")  # shim
     if not wanted:
-        most = torch.cuda.device_count() if compute.torch_device().type == "cuda" else free_cores()
-        return Auto(most) if most > 1 else Serial()
+        return Executor(torch.cuda.device_count() if compute.torch_device().type == "cuda" else free_cores())
     if not wanted.isascii() or not wanted.isdigit() or int(wanted) < 1:
         raise ParamsError(f"{_WORKERS}={wanted}: expected a whole number of processes, at least 1")
-    return Processes(int(wanted)) if int(wanted) > 1 else Serial()
+    return Executor(int(wanted), patience=0)
 
 
 def free_cores() -> int:
@@ -129,6 +111,14 @@ def free_cores() -> int:
         return cores
 
 
+def fit_threads() -> int:
+    """The threads that a fit computes with: torch's setting (OMP_NUM_THREADS, say), at most one per free core.
+
+    The bytes of what a fit trains are the same for equal numbers of threads.
+    """
+    return min(torch.get_num_threads(), free_cores())
+
+
 def _pool(workers: int, setup: Callable[[], Callable[[T], R]], items: Sequence[T]) -> Generator[R, None, None]:
     """Feed a spawned pool with a window of two items per worker; leave no process behind, whatever happens."""
     context = multiprocessing.get_context("spawn")
@@ -138,13 +128,14 @@ def _pool(workers: int, setup: Callable[[], Callable[[T], R]], items: Sequence[T
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(stop_reader, counter, setup))
     rest = iter(items)
     try:
-        with _environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1"):
+        with _for_children():
             running: set[Future[Any]] = {pool.submit(_call, item) for item in islice(rest, 2 * workers)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
-                running |= {pool.submit(_call, item) for item in islice(rest, 1)}
+                with _for_children():
+                    running |= {pool.submit(_call, item) for item in islice(rest, 1)}
     except BrokenProcessPool as error:
         raise WorkError(
             f"one of {workers} worker processes was killed, perhaps for want of memory; finished shards are kept: "
@@ -167,8 +158,7 @@ _held = _Held()
 
 
 def _start(stop: connection.Connection, counter: Any, setup: Callable[[], Callable[[Any], Any]]) -> None:
-    """Prepare a worker: one thread, its GPU, no Ctrl-C of its own, and an end when the parent ends, also by kill -9."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Prepare a worker: one thread, its GPU, and an end when the parent ends, also by kill -9."""
     threading.Thread(target=_leave_with, args=(stop,), daemon=True).start()
     torch.set_num_threads(1)
     with counter.get_lock():
@@ -193,19 +183,27 @@ def _call(item: Any) -> Any:
 
 
 @contextmanager
-def _one_thread() -> Generator[None, None, None]:
+def _threads(number: int) -> Iterator[int]:
+    """Compute with so many threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
     try:
-        yield
+        yield number
     finally:
         torch.set_num_threads(before)
 
 
 @contextmanager
-def _environment(**values: str) -> Generator[None, None, None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def _for_children() -> Iterator[None]:
+    """Processes started in the block compute with one thread from their first import, and never hear Ctrl-C.
+
+    They inherit that from this process: a handler of their own would come too late, seconds into their imports. What
+    is pressed meanwhile reaches this process when the block ends.
+    """
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    os.environ.update(dict.fromkeys(names, "1"))
     try:
         yield
     finally:
@@ -214,3 +212,4 @@ def _environment(**values: str) -> Generator[None, None, None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

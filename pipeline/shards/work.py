@@ -1,34 +1,89 @@
-"""The work directory: where shards wait until a dataset is whole, and what makes resume and growth work.
+"""Shards in their work directory: which make a dataset, which are there, and what the method's fit left beside them.
 
-It is keyed by everything that determines a shard's bytes and by nothing else, so the number of samples is not in the
-key. A shard exists when its sidecar says so and the bytes agree; anything else is made again.
+The directory is keyed by everything that determines a shard's bytes and by nothing else, so the number of samples is
+not in the key. A shard exists when its sidecar says so and the bytes agree; anything else is made again.
 """
 
 import json
-import os
-import sys
-from contextlib import suppress
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any
 
-from filelock import FileLock
+from ..core.device import Compute
+from ..core.errors import MethodError, ParamsError, WorkError
+from ..core.files import (
+    canonical_json,
+    crash_point,
+    read_sealed,
+    sealed,
+    sha256_bytes,
+    sha256_file,
+    write_atomic,
+)
+from ..core.params import Block, build
+from ..core.work import WorkDirectory as _WorkDirectory
+from ..core.work import prune as prune  # noqa: PLC0414 # shim
+from ..core.work import work_root as work_root  # noqa: PLC0414 # shim
+from ..synthesis.batch import Attachment  # shim: optimise.source
+from .limits import LIMITS
+from .make import ShardPlan
+from .schema import FORMAT_VERSION, AttachmentEntry, Entries
 
-from pipeline.core.checkpoint import Checkpoint
-from pipeline.core.device import Compute
-from pipeline.core.errors import ParamsError, WorkError
-from pipeline.core.files import canonical_json, crash_point, sha256_bytes, sha256_file, write_atomic
-from pipeline.core.params import Block
-from pipeline.shards.attachments import Attachments
-from pipeline.shards.locks import lock_part, lock_whole
-from pipeline.shards.plan import ShardPlan
-from pipeline.shards.schema import FORMAT_VERSION
-from pipeline.shards.sealed import read_object, read_sealed, sealed
+__all__ = ["Attachments", "ShardDirectory", "ShardPlan", "ShardRecord", "plan", "select", "work_key"]
 
-__all__ = ["ShardRecord", "WorkDirectory", "prune", "work_key", "work_root"]
+_INDEX = "attachments.json"
+_PREFIX = "attachment."  # no shard, no checkpoint and no file of the directory's own begins like this
 
-_ROOT = "AFTERIMAGE_WORK_DIR"
-_KEY = "key.json"
-_FINGERPRINT_LETTERS = 16
+
+def plan(count: int, size: int, holdout: int, key: str = "count") -> tuple[ShardPlan, ...]:
+    """List the shards of a dataset: train first, then holdout.
+
+    Args:
+        count: training samples, a positive multiple of `size`: a short last shard would have to be made anew when
+            the dataset grows.
+        size: samples per shard.
+        holdout: held-out samples, a multiple of `size`; 0 for none.
+        key: the full name of the `count` parameter, for messages.
+
+    Raises:
+        ParamsError: a number that is not a multiple (the message gives the nearest ones), or more than a dataset holds.
+    """
+    if not 1 <= size <= LIMITS.shard_samples:
+        raise ParamsError(f"shards.size: {size}: expected 1 to {LIMITS.shard_samples} samples per shard")
+    _whole(key, count, size, least=size)
+    _whole("shards.holdout", holdout, size, least=0)
+    numbers = count // size, holdout // size
+    if sum(numbers) > LIMITS.shards:
+        least = -(-(count + holdout) // LIMITS.shards)
+        raise ParamsError(
+            f"{key}: {count}: makes {sum(numbers)} shards with shards.holdout, a dataset has at most {LIMITS.shards}; "
+            f"set shards.size to {least} or more"
+        )
+    return (
+        *(ShardPlan("train", index, size) for index in range(numbers[0])),
+        *(ShardPlan("holdout", index, size) for index in range(numbers[1])),
+    )
+
+
+def select(plans: Sequence[ShardPlan], text: str) -> tuple[ShardPlan, ...]:
+    """The shards of a range such as ``8:16``, counted over the whole plan; ``0:0`` selects none, for a fit alone.
+
+    Raises:
+        ParamsError: not two whole numbers a:b with 0 <= a <= b <= the number of shards.
+    """
+    match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
+    if match is None or not int(match[1]) <= int(match[2]) <= len(plans):
+        raise ParamsError(f"--shards {text}: expected a:b with 0 <= a <= b <= {len(plans)}, the number of shards")
+    return tuple(plans[int(match[1]) : int(match[2])])
+
+
+def _whole(key: str, value: int, size: int, least: int) -> None:
+    if value >= least and value % size == 0:
+        return
+    below = max(least, value // size * size)
+    nearest = " or ".join(str(number) for number in dict.fromkeys((below, max(below, value // size * size + size))))
+    raise ParamsError(f"{key}: {value}: expected a multiple of shards.size ({size}); the nearest: {nearest}")
 
 
 class ShardRecord(Block):
@@ -42,11 +97,6 @@ class ShardRecord(Block):
     agree: int  # samples whose stored label is the teacher's first choice
     seconds: float  # that making it took, on one worker
     work: str  # fingerprint of the work directory it was made for
-
-
-def work_root(default: Path = Path(".work")) -> Path:
-    """The folder of all work directories: the environment variable AFTERIMAGE_WORK_DIR, else `default`."""
-    return Path(os.environ.get(_ROOT) or default)
 
 
 def work_key(
@@ -69,7 +119,7 @@ def work_key(
         teacher: sha256 of the teacher's weights.
         encoding: png or npy.
         size: samples per shard.
-        code: fingerprint of the code behind the method.
+        code: `core.code.work_fingerprint` of the code that makes a shard.
         compute: device type, precision and layout change the last digits of a sum; the device's number does not count.
     """
     return {
@@ -85,61 +135,24 @@ def work_key(
     }
 
 
-class WorkDirectory:
-    """The shards of one dataset under one key: `<root>/synthetic/<name>/<fingerprint>/`, one writer at a time.
+class ShardDirectory(_WorkDirectory):
+    """The shards of one dataset under one key: the work directory `synthetic/<dataset>`."""
 
-    Use it in a `with` block: entering takes the lock, removes the leftovers of killed runs and, when the directory is
-    new, says on stderr how its key differs from the one used last.
-    """
-
-    def __init__(self, root: Path, name: str, key: dict[str, Any], part: str | None = None) -> None:
+    def __init__(self, root: Path, dataset: str, key: dict[str, Any], part: str | None = None) -> None:
         """Nothing is touched before the directory is entered.
 
         Args:
-            root: as `work_root` gives it.
-            name: the dataset's name.
+            root: as `core.work.work_root` gives it.
+            dataset: its name.
             key: as `work_key` gives it.
-            part: the range ``a:b`` when this run makes only some of the shards (see `select`). Runs with
-                different ranges may share the directory; a run without one shares it with nobody.
+            part: the range ``a:b`` when this run makes only some of the shards (see `select`).
         """
-        self.name = name
-        self.part = part
-        self._key = canonical_json(key)
-        self.fingerprint = sha256_bytes(self._key)[:_FINGERPRINT_LETTERS]
-        self.path = root / "synthetic" / name / self.fingerprint
+        super().__init__(root, f"synthetic/{dataset}", key, part)
+        self.dataset = dataset
         self._records: dict[str, ShardRecord] = {}
-        self._lock: FileLock | None = None
-
-    def __enter__(self) -> Self:
-        """Lock and clean up.
-
-        Raises:
-            WorkError: another run is at work here, or the disk refuses.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WorkError(f"cannot make work directory {self.path}: {error.strerror}; set {_ROOT}") from error
-        self._lock = lock_whole(self.path) if self.part is None else lock_part(self.path, self.part)
-        try:
-            self._prepare()
-        except BaseException:
-            self._lock.release()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Release the lock; everything stays for the next run."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
-    def checkpoint(self, name: str) -> Checkpoint:
-        """A place for training state that belongs to this key, such as a generator in training."""
-        return Checkpoint(self.path / f"{name}.safetensors")
 
     @property
-    def attachments(self) -> Attachments:
+    def attachments(self) -> "Attachments":
         """What the fit left for this key beside its shards."""
         return Attachments(self.path)
 
@@ -151,7 +164,10 @@ class WorkDirectory:
         """The shard's record if it is there and whole; the file is hashed once per run."""
         if plan.name not in self._records:
             found = read_sealed(ShardRecord, self._sidecar(plan))
-            if found is None or not self._holds(plan, found):
+            expected = (plan.name, plan.samples, self.fingerprint)
+            if found is None or (found.name, found.samples, found.work) != expected:
+                return None
+            if not _holds(self.shard_path(plan), found.bytes, found.sha256):
                 return None
             self._records[plan.name] = found
         return self._records[plan.name]
@@ -180,87 +196,85 @@ class WorkDirectory:
     def _sidecar(self, plan: ShardPlan) -> Path:
         return self.path / f"{plan.name}.json"
 
-    def _holds(self, plan: ShardPlan, record: ShardRecord) -> bool:
-        if (record.name, record.samples, record.work) != (plan.name, plan.samples, self.fingerprint):
-            return False
-        path = self.shard_path(plan)
+
+WorkDirectory = ShardDirectory  # shim
+
+
+class _Index(Block):
+    work: str  # fingerprint of the work directory it was made for
+    attachments: Entries
+
+
+class Attachments:
+    """What a fit left in one work directory: files, then the index that makes them count; picklable, for workers."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is the work directory; nothing is touched."""
+        self._folder = folder
+
+    def path(self, name: str) -> Path:
+        """Where an attachment's bytes are or will be."""
+        return self._folder / f"{_PREFIX}{name}"
+
+    def entries(self) -> tuple[AttachmentEntry, ...] | None:
+        """What is there, by name, every file hashed; None when nothing was stored yet or a part of it is damaged."""
+        index = read_sealed(_Index, self._index)
+        if index is None or index.work != self._folder.name:
+            return None
+        whole = all(_holds(self.path(entry.name), entry.bytes, entry.sha256) for entry in index.attachments)
+        return index.attachments if whole else None
+
+    def store(self, attachments: Sequence[Attachment], method: str) -> None:
+        """Store what a fit left, in place of whatever is there.
+
+        Args:
+            attachments: all of them; equal fits give equal ones.
+            method: its name, for messages.
+
+        Raises:
+            MethodError: a name that is none or stands twice, facts that are no plain data, or a file too large.
+            WorkError: the disk is full; nothing counts and nothing is left.
+        """
+        index = _index(attachments, self._folder.name, f"methods.{method}: attachments")
+        self._index.unlink(missing_ok=True)
         try:
-            return path.stat().st_size == record.bytes and sha256_file(path) == record.sha256
-        except OSError:
-            return False
+            for attachment in attachments:
+                write_atomic(self.path(attachment.name), attachment.content)
+                crash_point("attachment:stored")
+            write_atomic(self._index, index)
+        except WorkError:
+            for attachment in attachments:
+                self.path(attachment.name).unlink(missing_ok=True)
+            raise
+        crash_point("attachments:committed")
 
-    def _prepare(self) -> None:
-        if self.part is None:  # with a range, a temporary file may belong to a run beside this one
-            for leftover in self.path.glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
-        key = self.path / _KEY
-        if not key.is_file() or key.read_bytes() != self._key:
-            self._explain()
-            write_atomic(key, self._key)
-        os.utime(key)  # the time of last use
-
-    def _explain(self) -> None:
-        """Say once, when a directory is new, why the shards of the last one cannot be used."""
-        others = [folder for folder in _by_last_use(self.path.parent) if folder != self.path]
-        previous = _flat(read_object(others[0] / _KEY)) if others else {}
-        if not previous:
-            return
-        ours = _flat(json.loads(self._key))
-        differing = [
-            f"{name} ({_short(previous.get(name))} -> {_short(ours.get(name))})"
-            for name in sorted(previous.keys() | ours.keys())
-            if previous.get(name) != ours.get(name)
-        ]
-        sys.stderr.write(f"{self.name}: starting anew, not from {others[0]}: {', '.join(differing)}\n")
+    @property
+    def _index(self) -> Path:
+        return self._folder / _INDEX
 
 
-def prune(root: Path, keep: int) -> tuple[Path, ...]:
-    """Delete all but the `keep` most recently used work directories of each dataset; those in use stay.
-
-    Returns:
-        The directories deleted.
-
-    Raises:
-        ParamsError: `keep` is negative.
-    """
-    if keep < 0:
-        raise ParamsError(f"--keep {keep}: expected 0 or more")
-    deleted: list[Path] = []
-    for dataset in sorted((root / "synthetic").glob("*/")):
-        for folder in _by_last_use(dataset)[keep:]:
-            try:
-                with lock_whole(folder):
-                    _delete(folder)
-            except WorkError:
-                continue
-            deleted.append(folder)
-    return tuple(deleted)
+def _index(attachments: Sequence[Attachment], work: str, where: str) -> bytes:
+    """The index of attachments that may be stored."""
+    entries = [
+        {
+            "name": attachment.name,
+            "kind": attachment.kind,
+            "facts": dict(attachment.facts),
+            "bytes": len(attachment.content),
+            "sha256": sha256_bytes(attachment.content),
+        }
+        for attachment in sorted(attachments, key=lambda attachment: attachment.name)
+    ]
+    try:
+        plain = json.loads(canonical_json({"work": work, "attachments": entries}))
+        return sealed(build(_Index, plain, where))
+    except (ParamsError, TypeError, ValueError) as error:
+        raise MethodError(f"{where}: {' '.join(str(error).split())}") from error
 
 
-def _delete(folder: Path) -> None:
-    # The key late: without it a half-deleted directory would not be found again. The lock last.
-    for file in sorted(folder.iterdir(), key=lambda file: (file.name == ".lock", file.name == _KEY)):
-        file.unlink(missing_ok=True)
-    with suppress(OSError):  # a run that has just begun there
-        folder.rmdir()
-
-
-def _by_last_use(dataset: Path) -> list[Path]:
-    """Work directories of one dataset, the most recently used first."""
-    keys = [key for key in dataset.glob(f"*/{_KEY}") if key.is_file()]
-    return [key.parent for key in sorted(keys, key=lambda key: (-key.stat().st_mtime_ns, str(key)))]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for name, item in cast(dict[str, Any], value).items():
-        flat |= _flat(item, f"{prefix}.{name}" if prefix else name)
-    return flat
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 24 else f"{text[:20]}...{text[-1]}"
+def _holds(path: Path, size: int, sha256: str) -> bool:
+    """Whether a file is there and whole."""
+    try:
+        return path.stat().st_size == size and sha256_file(path) == sha256
+    except OSError:
+        return False

@@ -26,7 +26,7 @@ def test_a_power_cut_at_any_point_leaves_the_old_or_the_new_file(
     path.write_bytes(b"old" * 1000)
     program = "import sys; from pathlib import Path; from pipeline.core.files import write_atomic as write\n"
     program += "write(Path(sys.argv[1]), b'new' * 1000)"
-    environment = os.environ | {"AFTERIMAGE_FAULT": f"write:{point}:1"}
+    environment = os.environ | {"PHOTOGRAM_FAULT": f"write:{point}:1"}
     ended = subprocess.run([sys.executable, "-c", program, str(path)], cwd=project_root, env=environment, check=False)
     assert ended.returncode == 137
     assert path.read_bytes() == (b"new" if point == "replaced" else b"old") * 1000

@@ -167,7 +167,7 @@ def test_a_killed_worker_is_one_clear_error_and_what_was_made_stays(tmp_path: Pa
     make(tmp_path, None, count=SHARD, holdout=0)
     plans = plan(3 * SHARD, SHARD, 0)
     for open_workshop, error, message in (
-        (producing_failures.dying, WorkError, "worker processes was killed.*AFTERIMAGE_WORKERS"),
+        (producing_failures.dying, WorkError, "worker processes was killed.*PHOTOGRAM_WORKERS"),
         (producing_failures.failing, MethodError, "methods.noise: shard train-0000[12].tar: images hold values that"),
     ):
         with WorkDirectory(tmp_path, "noise", key()) as work:
@@ -309,14 +309,14 @@ def test_where_links_are_refused_shards_are_copied(tmp_path: Path, monkeypatch: 
 def test_the_number_of_workers_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     compute = Compute(device="cpu", precision="float32", channels_last=False, compile="never")
     for text, kind, workers in (("1", Serial, 1), ("3", Processes, 3)):
-        monkeypatch.setenv("AFTERIMAGE_WORKERS", text)
+        monkeypatch.setenv("PHOTOGRAM_WORKERS", text)
         executor = choose(compute)
         assert (type(executor), executor.workers) == (kind, workers)
     for text in ("0", "-1", "two", "1.5", "²"):
-        monkeypatch.setenv("AFTERIMAGE_WORKERS", text)
-        with pytest.raises(ParamsError, match=f"AFTERIMAGE_WORKERS={text}: expected a whole number"):
+        monkeypatch.setenv("PHOTOGRAM_WORKERS", text)
+        with pytest.raises(ParamsError, match=f"PHOTOGRAM_WORKERS={text}: expected a whole number"):
             choose(compute)
-    monkeypatch.delenv("AFTERIMAGE_WORKERS")
+    monkeypatch.delenv("PHOTOGRAM_WORKERS")
     for cores, kind in ((1, Serial), (4, Auto)):
         monkeypatch.setattr("pipeline.shards.executor.free_cores", lambda cores=cores: cores)
         assert (type(choose(compute)), choose(compute).workers) == (kind, cores)

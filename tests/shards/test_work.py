@@ -73,9 +73,9 @@ def test_ranges_count_over_the_whole_plan():
 
 
 def test_the_root_can_be_set_by_the_environment(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("AFTERIMAGE_WORK_DIR", raising=False)
+    monkeypatch.delenv("PHOTOGRAM_WORK_DIR", raising=False)
     assert work_root() == Path(".work")
-    monkeypatch.setenv("AFTERIMAGE_WORK_DIR", "/elsewhere")
+    monkeypatch.setenv("PHOTOGRAM_WORK_DIR", "/elsewhere")
     assert work_root() == Path("/elsewhere")
 
 
@@ -218,7 +218,7 @@ def test_the_lock_is_freed_when_preparing_fails(tmp_path: Path, monkeypatch: pyt
         raise WorkError("no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.shards.work.write_atomic", broken)
+        patch.setattr("pipeline.core.work.write_atomic", broken)
         with pytest.raises(WorkError, match="no space"), WorkDirectory(tmp_path, "noise", key()):
             pass
     with WorkDirectory(tmp_path, "noise", key()):
@@ -227,7 +227,7 @@ def test_the_lock_is_freed_when_preparing_fails(tmp_path: Path, monkeypatch: pyt
 
 def test_a_root_that_cannot_be_used_is_one_clear_error(tmp_path: Path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(WorkError, match="AFTERIMAGE_WORK_DIR"), WorkDirectory(tmp_path / "file", "noise", key()):
+    with pytest.raises(WorkError, match="PHOTOGRAM_WORK_DIR"), WorkDirectory(tmp_path / "file", "noise", key()):
         pass
 
 

@@ -11,12 +11,12 @@ them into the commands of later stages, and a shell runs those.
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pipeline.core.code import SourceTree, fingerprint
 from pipeline.core.errors import run_or_exit
 from pipeline.core.files import canonical_json, sha256_bytes, write_atomic
-from stages.settings import CODE, Settings
+from stages.settings import CODE, Settings, architectures
 
 __all__ = ["consumers", "content", "main", "write"]
 
@@ -30,13 +30,13 @@ def consumers(settings: Settings) -> dict[str, tuple[str, ...]]:
     Raises:
         ParamsError: a name in `matrix` is no plain word or has no block, or a block without its architecture.
     """
-    matrix = settings.matrix  # before anything else is looked at
-    from pipeline import nets
+    matrix = settings.matrix
+    from pipeline import nets  # torch: after the names have been refused
 
-    teacher = tuple(sorted(set(_architectures(settings.mapping("teacher")))))
+    teacher = _networks(settings.mapping("teacher"))
     found = {"teacher": ("stages.teacher", *teacher), "report": ("stages.report", *teacher)}
     for name in (*matrix.methods, *matrix.references):
-        proxies = sorted(set(_architectures(settings.mapping(f"methods.{name}"))))
+        proxies = _networks(settings.mapping(f"methods.{name}"))
         found[f"methods/{name}"] = ("stages.synthesize", f"pipeline.methods.{name}", *proxies, *teacher)
     for name in matrix.students:
         student = nets.module_of(settings.slice(f"students.{name}.arch"))
@@ -89,22 +89,22 @@ def main() -> None:
     write(SourceTree(Path()), Settings.read(), CODE)
 
 
-def _architectures(block: dict[str, Any]) -> Iterator[str]:
-    """The modules of every architecture that a block names, at any depth."""
+def _networks(block: dict[str, Any]) -> tuple[str, ...]:
+    """The modules of every architecture that a teacher's or method's block names."""
     from pipeline import nets
 
+    return tuple(sorted({nets.module_of(arch) for arch in (*architectures(block), *_elsewhere(block))}))
+
+
+def _elsewhere(block: dict[str, Any]) -> Iterator[str]:
+    """The architecture of a teacher whose block names it in other keys."""
     match block:
         case {"source": "torchvision" | "timm" as source, "name": str(name)}:
-            yield nets.module_of(f"{source}:{name}")
+            yield f"{source}:{name}"
         case {"source": "python", "path": str(path), "callable": str(function)}:
-            yield nets.module_of(f"python:{path}:{function}")
+            yield f"python:{path}:{function}"
         case _:
             pass
-    for key, value in block.items():
-        if key == "arch" and isinstance(value, str):
-            yield nets.module_of(value)
-        elif isinstance(value, dict):
-            yield from _architectures(cast(dict[str, Any], value))
 
 
 if __name__ == "__main__":

@@ -1,66 +1,55 @@
-"""What the stages share: where things lie, and how a slice of params.yaml becomes validated values."""
+"""What the stages share: where things lie, slices of params.yaml as validated values, origins, costs."""
 
-import re
+import datetime
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from pipeline.core.device import Compute
-from pipeline.core.errors import ParamsError
+from pipeline.core.errors import DataError, ParamsError
+from pipeline.core.files import canonical_json, write_output
 from pipeline.core.params import Block, build, read_params, slice_of
+from pipeline.grid import Matrix
 
-__all__ = ["CODE", "DATA", "PARAMS", "Lesson", "Matrix", "Settings", "code_of", "lesson_of"]
+__all__ = [
+    "CODE",
+    "DATA",
+    "PARAMS",
+    "PROVENANCE",
+    "TEACHER",
+    "Settings",
+    "architectures",
+    "code_of",
+    "require_origin",
+    "require_plain",
+    "write_provenance",
+]
 
 PARAMS = Path("params.yaml")
 DATA = Path("data")
-CODE = DATA / "code"
-_TRUE_LABELS = "_labels"  # `real_labels`: students trained on the labels of `real`, without the teacher
-_FEW_SHOT = "_few_shot"  # `zskd_few_shot`: students of `zskd`, finished on a few real images
+CODE, TEACHER, PROVENANCE = DATA / "code", DATA / "teacher", DATA / "provenance"
 
+_PACKAGES = ("numpy", "pillow", "scipy", "webdataset")
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
-
-
-def _plain(name: str) -> str:
-    """DVC writes names into commands, which a shell runs, and into paths: they are words and nothing else."""
-    if not _NAME.fullmatch(name):
-        raise PydanticCustomError("name", "use small letters, digits and underscores, 64 at most")
-    return name
-
-
-Name = Annotated[str, AfterValidator(_plain)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class Matrix(Block):
-    """The `matrix` block: which cells exist."""
-
-    methods: tuple[Name, ...]
-    references: tuple[Name, ...]  # methods whose students are trained on the true labels, too
-    few_shot: tuple[Name, ...]  # methods whose students are finished on a few real images
-    students: tuple[Name, ...]
-    seeds: tuple[Seed, ...]
-    proxies: tuple[Name, ...]  # methods whose proxy student is measured too
-
-
-class _Source(Block):
-    dataset: Name
+B = TypeVar("B", bound=Block)
 
 
 class _Top(Block):
     """The top-level values that are no blocks."""
 
-    seed: Seed
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
     trust: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]  # sha256 of user files whose code may run
 
 
 @dataclass(frozen=True)
 class Settings:
-    """params.yaml; each property validates what it gives and nothing else, so that an error elsewhere stops nobody."""
+    """params.yaml; what is asked for is validated and nothing else, so that an error elsewhere stops nobody."""
 
     params: dict[str, Any]
 
@@ -84,11 +73,6 @@ class Settings:
         return self._top.trust
 
     @property
-    def compute(self) -> Compute:
-        """The `compute` block."""
-        return build(Compute, self.slice("compute"), "compute")
-
-    @property
     def matrix(self) -> Matrix:
         """The `matrix` block. With `few_shot.dataset`, it is all that dvc.yaml makes commands and paths of.
 
@@ -97,8 +81,16 @@ class Settings:
         """
         few_shot = self.params.get("few_shot")
         if isinstance(few_shot, dict) and "dataset" in few_shot:
-            build(_Source, {"dataset": cast(dict[str, Any], few_shot)["dataset"]}, "few_shot")
-        return build(Matrix, self.slice("matrix"), "matrix")
+            require_plain(cast(dict[str, Any], few_shot)["dataset"], "few_shot.dataset")
+        return self.block(Matrix, "matrix")
+
+    def block(self, model: type[B], key: str) -> B:
+        """The block under a dotted key, validated.
+
+        Raises:
+            ParamsError: missing, or one line per wrong key.
+        """
+        return build(model, self.slice(key), key)
 
     def slice(self, key: str) -> Any:
         """Plain data under a dotted key.
@@ -128,6 +120,28 @@ class Settings:
             raise ParamsError(str(error).replace("\n.", "\n").removeprefix(".")) from error
 
 
+def require_plain(name: object, key: str) -> None:
+    """Whether a name of params.yaml may stand in `matrix`, and so in commands and paths.
+
+    Raises:
+        ParamsError: it is no plain word; the message says what is.
+    """
+    nowhere: dict[str, list[object]] = {field: [] for field in Matrix.model_fields}
+    try:
+        build(Matrix, nowhere | {"methods": [name]}, "")
+    except ParamsError as error:
+        raise ParamsError(str(error).replace(".methods.0", key, 1)) from error
+
+
+def architectures(block: dict[str, Any]) -> Iterator[str]:
+    """Every architecture that a block names under a key `arch`, at any depth."""
+    for key, value in block.items():
+        if key == "arch" and isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            yield from architectures(cast(dict[str, Any], value))
+
+
 def code_of(consumer: str) -> str:
     """The hash in a consumer's file, for work directories: state that other code left behind is never taken up.
 
@@ -137,20 +151,63 @@ def code_of(consumer: str) -> str:
     return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else ""
 
 
-class Lesson(NamedTuple):
-    """What the students of one row of the report learn from."""
+def require_origin(where: Path, claims: Mapping[str, tuple[object, object]]) -> None:
+    """Hashes protect bytes; this finds the right file in the wrong place.
 
-    dataset: str
-    true_labels: bool  # the dataset's own labels, as in ordinary training, instead of the teacher's answers
-    few_shot: bool  # whether a few real images come last
+    Args:
+        where: what lies there.
+        claims: for each thing that two files say: what this one says, and what stands where it is used.
 
-    @property
-    def consumer(self) -> str:
-        """The folder below `data/code` with the students' files."""
-        return "few_shot" if self.few_shot else "references" if self.true_labels else "students"
+    Raises:
+        DataError: they differ; the message names both.
+    """
+    for what, (found, wanted) in claims.items():
+        if found != wanted:
+            raise DataError(
+                f"{where}: its {what} is {found!r}, expected {wanted!r}: it belongs elsewhere; put the right files "
+                "there, or run `dvc repro`"
+            )
 
 
-def lesson_of(row: str) -> Lesson:
-    """A row's name is its dataset's, followed by ``_labels`` for true labels or ``_few_shot`` for a last step."""
-    dataset = row.removesuffix(_TRUE_LABELS).removesuffix(_FEW_SHOT)
-    return Lesson(dataset, row.endswith(_TRUE_LABELS), row.endswith(_FEW_SHOT))
+def write_provenance(path: Path, *, seconds: float, images: int, workers: int, device: str, precision: str) -> None:
+    """Write where and how long: what varies from machine to machine, beside the outputs and never in them.
+
+    Args:
+        path: below `PROVENANCE`.
+        seconds: of work, summed over the workers and over resumed runs.
+        images: that were made, or that were trained on.
+        workers: processes that did it.
+        device: that was computed on, such as ``cpu``.
+        precision: that was computed in.
+
+    Raises:
+        WorkError: the disk is full.
+    """
+    import torch
+
+    record = {
+        "seconds": round(seconds, 1),
+        "images": images,
+        "workers": workers,
+        "threads": torch.get_num_threads(),  # of this process; bytes are promised for equal numbers
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "precision": precision,
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    write_output(path, canonical_json(record))
+
+
+def _cpu() -> str:
+    """The processor's marketing name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

@@ -7,18 +7,17 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline import datasets
+from pipeline import real, sources
+from pipeline.core.device import Compute
 from pipeline.core.errors import ParamsError, PipelineError, run_or_exit
-from pipeline.core.params import build
 from pipeline.distill import few_shot_of, merge
-from pipeline.evaluate import EvaluateParams
-from pipeline.report import Matrix, ReportParams
-from pipeline.shards.plan import plan
-from pipeline.teacher.blocks import parse as parse_teacher
+from pipeline.measure.evaluate import EvaluateParams
+from pipeline.report import ReportParams
+from pipeline.shards.work import plan
 from stages import consistency
 from stages.consistency import Images
-from stages.method import ShardParams, read_method
-from stages.settings import PARAMS, Settings
+from stages.settings import PARAMS, Settings, require_plain
+from stages.synthesize import MethodBlock, ShardParams, read_method
 
 __all__ = ["Findings", "find", "main"]
 
@@ -40,6 +39,7 @@ _BLOCKS = (
     "evaluate",
     "report",
 )
+_SHOWN = 100  # lines of errors
 
 
 class Findings:
@@ -64,27 +64,35 @@ def find(settings: Settings) -> Findings:
     found = Findings()
     for key in sorted(settings.params.keys() - set(_BLOCKS)):
         found.errors.append(f"{key}: unknown block; there are {', '.join(_BLOCKS)}")
-    trust = found.attempt(lambda: settings.trust)
-    found.attempt(lambda: settings.compute.torch_device())  # noqa: PLW0108 - reading the block may fail too
-    found.attempt(lambda: build(EvaluateParams, settings.slice("evaluate"), "evaluate"))
-    found.attempt(lambda: build(ReportParams, settings.slice("report"), "report"))
-    data = found.attempt(lambda: datasets.parse(settings.slice("data")))
-    teacher = found.attempt(lambda: parse_teacher(settings.slice("teacher")))
-    shards = found.attempt(lambda: build(ShardParams, settings.slice("shards"), "shards"))
-    matrix = found.attempt(lambda: build(Matrix, settings.slice("matrix"), "matrix"))
+    found.errors += consistency.of_numbers(settings.params)
+    trust = found.attempt(lambda: settings.trust) or ()
+    found.attempt(lambda: settings.block(Compute, "compute").torch_device())
+    found.attempt(lambda: settings.block(EvaluateParams, "evaluate"))
+    found.attempt(lambda: settings.block(ReportParams, "report"))
+    data = found.attempt(lambda: real.parse(settings.slice("data")))
+    teacher = found.attempt(lambda: sources.parse(settings.slice("teacher")))
+    shards = found.attempt(lambda: settings.block(ShardParams, "shards"))
+    matrix = found.attempt(lambda: settings.matrix)
     images = consistency.images_of(data, teacher) if data and teacher else None
-    _methods(settings, found, shards)
-    _students(settings, found, images)
+    net = found.attempt(lambda: consistency.network_of(teacher, images)) if teacher else None
+    made = _methods(settings, found, images)
     if matrix:
-        found.errors += consistency.of_matrix(matrix, settings)
+        classes = consistency.least_classes(data, teacher) if data and teacher else 2
+        found.errors += consistency.of_matrix(matrix, settings, classes)
     if data and teacher:
-        found.errors += consistency.of_teacher(data, teacher)
-        net = found.attempt(lambda: consistency.network_of(teacher, images))
+        found.errors += consistency.of_classes(data, teacher)
+        found.errors += consistency.of_teacher(data, teacher, net)
         if net is not None and matrix:
             found.errors += consistency.of_batch_norm(matrix, teacher, net)
-        found.warnings += consistency.missing_files(data, teacher, trust or ())
+        found.warnings += consistency.missing_files(data, teacher, trust)
+    if shards:
+        for name, block in made.items():
+            _shards(found, name, block, shards, images)
     if data and shards and matrix:
-        found.errors += consistency.of_shards(data, images, shards, matrix)
+        found.errors += consistency.of_data(data, shards, matrix)
+        found.errors += consistency.of_real(data, shards, made)
+    _students(settings, found, images, teacher)
+    found.warnings += consistency.untrusted(settings, trust)
     return found
 
 
@@ -95,35 +103,55 @@ def main() -> None:
         sys.stderr.write(f"warning: {line}\n")
     if found.errors:
         count = len(found.errors)
-        raise ParamsError("\n  ".join([f"{PARAMS}: {count} error{'s' * (count > 1)}", *found.errors]))
+        more = [f"... and {count - _SHOWN} more"] if count > _SHOWN else []
+        head = f"{PARAMS}: {count} error{'s' * (count > 1)}"
+        raise ParamsError("\n  ".join([head, *found.errors[:_SHOWN], *more]))
     sys.stdout.write(f"{PARAMS} is right\n")
 
 
-def _methods(settings: Settings, found: Findings, shards: ShardParams | None) -> None:
-    """Every method's block, used or not, and that its count fills whole shards."""
+def _methods(settings: Settings, found: Findings, images: Images | None) -> dict[str, MethodBlock]:
+    """Every method's block, used or not, and whether it suits the teacher's images."""
+    made: dict[str, MethodBlock] = {}
     for name in found.attempt(lambda: settings.mapping("methods")) or ():
         method = found.attempt(lambda name=name: read_method(settings, name))
-        if method is not None and shards is not None:
-            key, images = f"methods.{name}.count", method.images
-            found.attempt(lambda key=key, images=images: plan(images, shards.size, shards.holdout, key))
+        if method is not None:
+            made[name] = method
+            found.errors += consistency.of_method(name, method, images)
+    return made
 
 
-def _students(settings: Settings, found: Findings, images: Images | None) -> None:
-    """The distillation block, every student's overrides, and that every architecture fits the images."""
-    common = found.attempt(lambda: settings.mapping("distill"))
-    reference = found.attempt(lambda: settings.mapping("reference"))
-    few_shot = found.attempt(lambda: few_shot_of(settings.mapping("few_shot"))[1])
+def _shards(found: Findings, name: str, method: MethodBlock, shards: ShardParams, images: Images | None) -> None:
+    """That a method's count fills whole shards, and that they can be stored and read."""
+    key, count = f"methods.{name}.count", method.images
+    found.attempt(lambda: plan(count, shards.size, shards.holdout, key))
+    if images is not None:
+        found.attempt(lambda: consistency.require_room(images, shards, soft_targets=method.method.soft_targets))
+
+
+def _students(settings: Settings, found: Findings, images: Images | None, teacher: sources.TeacherBlock | None) -> None:
+    """The distillation block, every student's overrides, and that architecture, batches and terms go together."""
+    common = found.attempt(lambda: settings.mapping("distill")) or {}
+    last = {
+        None: None,
+        "reference": found.attempt(lambda: settings.mapping("reference")),
+        "few_shot": found.attempt(lambda: few_shot_of(settings.mapping("few_shot"))[1]),
+    }
     for name in found.attempt(lambda: settings.mapping("students")) or ():
-        own = found.attempt(lambda name=name: settings.mapping(f"students.{name}"))
-        merged = found.attempt(lambda own=own, name=name: merge(common or {}, own or {}, f"students.{name}"))
-        if merged is not None:
-            found.attempt(lambda arch=merged[0], name=name: consistency.network(arch, images, f"students.{name}.arch"))
-            for key, last in (("reference", reference), ("few_shot", few_shot)):
-                found.attempt(
-                    lambda own=own, name=name, key=key, last=last: merge(
-                        common or {}, own or {}, f"students.{name}", last, key
-                    )
-                )
+        key = f"students.{name}"
+        if found.attempt(lambda name=name: require_plain(name, "students") or True) is None:
+            continue
+        own = found.attempt(lambda key=key: settings.mapping(key))
+        if own is None:
+            continue
+        for kind, block in last.items():
+            if kind is not None and block is None:
+                continue
+            merged = found.attempt(
+                lambda own=own, key=key, block=block, kind=kind: merge(common, own, key, block, kind or "reference")
+            )
+            if merged is None:
+                break
+            found.attempt(lambda merged=merged, key=key: consistency.require_trainable(*merged, images, teacher, key))
 
 
 if __name__ == "__main__":

@@ -3,47 +3,55 @@
 DVC tracks files, not imports. Every other stage depends on its own file below `data/code` and on no source file, so a
 new architecture or a new method reruns nothing but its own stages. A file lists one hash over all, then each module
 with the hash of its syntax; comments, formatting and docstrings do not count.
+
+It is also the stage before all others, and so the one that refuses a `matrix` of anything but plain names: DVC writes
+them into the commands of later stages, and a shell runs those.
 """
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from pipeline import nets
 from pipeline.core.code import SourceTree, fingerprint
 from pipeline.core.errors import run_or_exit
 from pipeline.core.files import canonical_json, sha256_bytes, write_atomic
-from stages.settings import CODE, Settings
+from stages.settings import CODE, Settings, architectures, terms
 
 __all__ = ["consumers", "content", "main", "write"]
 
-_DATASETS = "pipeline.datasets"
+_REAL = "pipeline.real"
+_MATRIX = "matrix"  # a file that all stages with names in their command depend on; it never changes
 
 
 def consumers(settings: Settings) -> dict[str, tuple[str, ...]]:
     """Every consumer's file name below `data/code`, and the modules it starts from, registries resolved.
 
     Raises:
-        ParamsError: a name in `matrix` has no block, or a block that needs an architecture has none.
+        ParamsError: a name in `matrix` is no plain word or has no block, or a block without its architecture.
     """
-    teacher = tuple(sorted(set(_architectures(settings.mapping("teacher")))))
+    matrix = settings.matrix
+    from pipeline import nets  # torch: after the names have been refused
+
+    teacher = _networks(settings.mapping("teacher"))
     found = {"teacher": ("stages.teacher", *teacher), "report": ("stages.report", *teacher)}
-    for name in (*settings.slice("matrix.methods"), *settings.slice("matrix.references")):
-        proxies = sorted(set(_architectures(settings.mapping(f"methods.{name}"))))
-        found[f"methods/{name}"] = ("stages.synthesize", f"pipeline.methods.{name}", *proxies, *teacher)
-    for name in settings.slice("matrix.students"):
+    for name in (*matrix.methods, *matrix.references):
+        proxies = _networks(settings.mapping(f"methods.{name}"))
+        losses = sorted(set(terms(settings.mapping(f"methods.{name}"))))
+        found[f"methods/{name}"] = ("stages.synthesize", f"pipeline.methods.{name}", *proxies, *losses, *teacher)
+    for name in matrix.students:
         student = nets.module_of(settings.slice(f"students.{name}.arch"))
-        labels = settings.mapping(f"students.{name}").get("labels", settings.slice("distill.labels"))
-        taught = {"students": labels}
-        if settings.slice("matrix.references"):
-            taught["references"] = settings.mapping("reference").get("labels", labels)
-        if settings.slice("matrix.few_shot"):
-            taught["few_shot"] = settings.mapping("few_shot").get("labels", labels)
-        for kind, label in taught.items():
-            found[f"{kind}/{name}"] = ("stages.distill", student, *(teacher if label == "live" else ()))
+        block = {**settings.mapping("distill"), **settings.mapping(f"students.{name}")}
+        taught = {"students": block}
+        if matrix.references:
+            taught["references"] = {**block, **settings.mapping("reference")}
+        if matrix.few_shot:
+            taught["few_shot"] = {**block, **settings.mapping("few_shot")}
+        for kind, each in taught.items():
+            asked = teacher if each.get("labels") == "live" else ()
+            found[f"{kind}/{name}"] = ("stages.distill", student, *sorted(set(terms(each))), *asked)
         found[f"evaluate/{name}"] = ("stages.evaluate", student, *teacher)
-    for name in settings.slice("matrix.proxies"):
+    for name in matrix.proxies:
         proxy = nets.module_of(settings.slice(f"methods.{name}.proxy.arch"))
         found[f"evaluate_proxy/{name}"] = ("stages.evaluate", proxy, *teacher)
     return found
@@ -57,7 +65,7 @@ def content(tree: SourceTree, roots: tuple[str, ...], settings: Settings) -> str
     """
     modules = tree.closure(roots)
     hashes = tree.hashes(modules)
-    if roots[0] == "stages.synthesize" and _DATASETS in modules:
+    if roots[0] == "stages.synthesize" and _REAL in modules:
         hashes["params.yaml: data"] = sha256_bytes(canonical_json(settings.mapping("data")))
     lines = [f"{value}  {name}\n" for name, value in sorted(hashes.items())]
     return "".join([f"{fingerprint(hashes)}\n", *lines])
@@ -70,6 +78,7 @@ def write(tree: SourceTree, settings: Settings, folder: Path) -> None:
         PipelineError: a name in `matrix` that does not exist, or source code that does not parse.
     """
     texts = {name: content(tree, roots, settings) for name, roots in consumers(settings).items()}
+    texts[_MATRIX] = "plain names\n"
     shutil.rmtree(folder, ignore_errors=True)
     for name, text in texts.items():
         path = folder / name
@@ -82,20 +91,22 @@ def main() -> None:
     write(SourceTree(Path()), Settings.read(), CODE)
 
 
-def _architectures(block: dict[str, Any]) -> Iterator[str]:
-    """The modules of every architecture that a block names, at any depth."""
+def _networks(block: dict[str, Any]) -> tuple[str, ...]:
+    """The modules of every architecture that a teacher's or method's block names."""
+    from pipeline import nets
+
+    return tuple(sorted({nets.module_of(arch) for arch in (*architectures(block), *_elsewhere(block))}))
+
+
+def _elsewhere(block: dict[str, Any]) -> Iterator[str]:
+    """The architecture of a teacher whose block names it in other keys."""
     match block:
         case {"source": "torchvision" | "timm" as source, "name": str(name)}:
-            yield nets.module_of(f"{source}:{name}")
+            yield f"{source}:{name}"
         case {"source": "python", "path": str(path), "callable": str(function)}:
-            yield nets.module_of(f"python:{path}:{function}")
+            yield f"python:{path}:{function}"
         case _:
             pass
-    for key, value in block.items():
-        if key == "arch" and isinstance(value, str):
-            yield nets.module_of(value)
-        elif isinstance(value, dict):
-            yield from _architectures(cast(dict[str, Any], value))
 
 
 if __name__ == "__main__":

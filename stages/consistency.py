@@ -1,40 +1,67 @@
 """Whether blocks that are right each for itself agree with each other."""
 
-import re
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
+import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from pipeline import datasets, methods, nets
+from pipeline import methods, nets, real
+from pipeline.classifier import Card
 from pipeline.core.errors import ParamsError, PipelineError
 from pipeline.core.files import sha256_file
-from pipeline.datasets import DataBlock, NoData
-from pipeline.distill import few_shot_of
-from pipeline.methods import Method, needing_batch_norm
-from pipeline.metrics import PROXY
-from pipeline.report import Matrix
-from pipeline.teacher.blocks import CheckpointFile, Python, TeacherBlock, Timm, Torchvision, Train
-from stages.method import ShardParams
-from stages.settings import Settings
+from pipeline.core.params import build
+from pipeline.core.rng import stream
+from pipeline.distill import DistillParams, few_shot_of
+from pipeline.grid import PROXY, Matrix
+from pipeline.losses import Loss
+from pipeline.methods import needing_batch_norm
+from pipeline.nets.probe import needs_batches
+from pipeline.real import DataBlock, Folder, NoData
+from pipeline.shards.manifest import LIMITS, fits
+from pipeline.sources import CheckpointFile, Python, TeacherBlock, Timm, Torchvision, Train
+from stages.settings import Settings, architectures
+from stages.synthesize import MethodBlock, ShardParams
 
 __all__ = [
     "Images",
     "images_of",
+    "least_classes",
     "missing_files",
     "network",
     "network_of",
     "of_batch_norm",
+    "of_classes",
+    "of_data",
     "of_matrix",
-    "of_shards",
+    "of_method",
+    "of_numbers",
+    "of_real",
     "of_teacher",
+    "require_room",
+    "require_trainable",
+    "untrusted",
 ]
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.]*")  # cells join names with dashes, and file and stage names are made of them
 _RGB = 3
-_PNG_CHANNELS = (1, _RGB)
 _USUAL = 224  # px, what most published networks take: enough to see whether one can be built
+_ENOUGH = 512  # px
+_WHOLE, _LARGE = 2**31 - 1, 3e38  # what fits into an index of the usual size, and into a float32
+_PARAMETERS, _LAYERS = 1 << 30, 5_000  # of a network of ours: more cannot be stored, or read back
+_PUBLISHED = 1 << 28  # parameters of a published network; a larger one is not built here, which takes its memory
+_KNOWN = {  # training images and classes
+    "digits": (1437, 10),
+    "MNIST": (60_000, 10),
+    "FashionMNIST": (60_000, 10),
+    "KMNIST": (60_000, 10),
+    "CIFAR10": (50_000, 10),
+    "CIFAR100": (50_000, 100),
+}
+_SOME = 10  # classes, where it takes the data or the weights to count them: enough to see whether a net can be built
 
 
 class Images(NamedTuple):
@@ -48,18 +75,66 @@ class Images(NamedTuple):
 def images_of(data: DataBlock, teacher: TeacherBlock) -> Images | None:
     """The shape of the images; None where only the weights of a published network will tell.
 
-    The number of classes is 10 where the data must be read to know it: enough to see whether a network can be built.
+    Where the data must be read to count the classes, their number is a guess: enough to see whether a net can be built.
     """
     match teacher:
         case Train():
-            return None if isinstance(data, NoData) else Images(10, data.channels, data.size)
+            classes = _KNOWN.get(_name(data), (0, _SOME))[1]
+            return None if isinstance(data, NoData) else Images(classes, data.channels, data.size)
         case CheckpointFile() | Python():
             return Images(_count(teacher.classes), teacher.channels, teacher.size)
         case Torchvision() | Timm():
             return None if teacher.size is None else Images(_count(teacher.classes), 3, teacher.size)
 
 
-def of_matrix(matrix: Matrix, settings: Settings) -> Iterator[str]:
+def least_classes(data: DataBlock, teacher: TeacherBlock) -> int:
+    """How many classes there are, or 2, which is the least, where params.yaml does not tell."""
+    given = None if isinstance(teacher, Train) else teacher.classes
+    if given is not None:
+        return given if isinstance(given, int) else len(given)
+    return _KNOWN.get(_name(data), (0, 2))[1]
+
+
+def of_numbers(value: object, key: str = "") -> Iterator[str]:
+    """Numbers that no key can mean: they would be found where they overflow, after hours."""
+    if isinstance(value, dict):
+        for name, item in cast(dict[str, object], value).items():
+            yield from of_numbers(item, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for index, item in enumerate(cast(list[object], value)):
+            yield from of_numbers(item, f"{key}.{index}")
+    elif isinstance(value, int) and abs(value) > _WHOLE:
+        yield f"{key}: {_short(value)}: expected a whole number of at most {_WHOLE}"
+    elif isinstance(value, float) and not abs(value) <= _LARGE:
+        yield f"{key}: {value}: expected a number that a float32 can hold"
+
+
+def of_classes(data: DataBlock, teacher: TeacherBlock) -> Iterator[str]:
+    """Class names that neither the teacher's card nor a dataset's manifest can hold."""
+    if isinstance(data, Folder):
+        for split in ("train", "test"):
+            folder = Path(data.root).expanduser() / split
+            found = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
+            yield from _unlike_names(found, f"data.root: {folder}")
+    classes = None if isinstance(teacher, Train) else teacher.classes
+    if isinstance(classes, int) and classes > LIMITS.classes:
+        yield f"teacher.classes: {classes}: expected at most {LIMITS.classes}"
+    elif isinstance(classes, tuple):
+        yield from _unlike_names(list(classes), "teacher")
+
+
+def _unlike_names(names: list[str], key: str) -> Iterator[str]:
+    """What a card says to these class names."""
+    fields = {"arch": "any", "channels": 1, "size": 1, "mean": [0], "std": [1], "sha256": ""}
+    try:
+        if names:
+            build(Card, {**fields, "classes": names}, key)
+    except ParamsError as error:
+        lines = str(error).splitlines()  # a name that is refused is missing from the number, too
+        yield from [line for line in lines if ".classes." in line] or lines
+
+
+def of_matrix(matrix: Matrix, settings: Settings, classes: int) -> Iterator[str]:
     """Names that do not exist, stand twice, or cannot be file names; references that are none."""
     for key, block in (("methods", "methods"), ("students", "students")):
         there = settings.params.get(block)
@@ -68,21 +143,18 @@ def of_matrix(matrix: Matrix, settings: Settings) -> Iterator[str]:
         for name in names:
             if name not in known:
                 yield f"matrix.{key}: {name!r}: no such block; {block} has {', '.join(known) or 'none'}"
-            elif not _NAME.fullmatch(name):
-                yield f"matrix.{key}: {name!r}: use small letters, digits, dots and underscores"
         yield from _twice(f"matrix.{key}", names)
         if not names:
             yield f"matrix.{key}: []: nothing to report; name at least one"
     yield from _twice("matrix.seeds", matrix.seeds)
-    yield from (f"matrix.seeds: {seed}: expected 0 or more" for seed in matrix.seeds if seed < 0)
     if not matrix.seeds:
         yield "matrix.seeds: []: nothing to report; name at least one"
     yield from _references(matrix)
-    yield from _few_shot(matrix, settings)
+    yield from _few_shot(matrix, settings, classes)
     yield from _proxies(matrix, settings)
 
 
-def of_teacher(data: DataBlock, teacher: TeacherBlock) -> Iterator[str]:
+def of_teacher(data: DataBlock, teacher: TeacherBlock, net: nn.Module | None) -> Iterator[str]:
     """A teacher whose input is not what the data block makes, or that cannot be trained here."""
     if isinstance(data, NoData):
         if isinstance(teacher, Train):
@@ -98,34 +170,138 @@ def of_teacher(data: DataBlock, teacher: TeacherBlock) -> Iterator[str]:
         yield f"data.channels: {data.channels}: networks of {teacher.source} take {_RGB}"
     if isinstance(teacher, Train):
         yield from _one_per_channel(teacher, data.channels)
+        yield from _one_image(teacher, net, Images(_SOME, data.channels, data.size))
 
 
-def of_shards(data: DataBlock, images: Images | None, shards: ShardParams, matrix: Matrix) -> Iterator[str]:
-    """Images that cannot be stored as asked, methods without their data, students with nothing to be measured on."""
-    if images is not None and shards.encoding == "png" and images.channels not in _PNG_CHANNELS:
-        yield f"shards.encoding: 'png': cannot hold {images.channels} channels; use npy"
+def of_data(data: DataBlock, shards: ShardParams, matrix: Matrix) -> Iterator[str]:
+    """Methods without their data, students with nothing to be measured on."""
     if not isinstance(data, NoData):
         return
     if shards.holdout == 0:
         yield "shards.holdout: 0: without real data (data.source: none) students are measured on held-out shards"
     for name in matrix.methods:
-        if name in methods.names() and "data" in cast(Method, methods.load(name)).reads:
+        if _reads_data(name):
             yield f"matrix.methods: {name!r}: needs real data, but data.source is none; take it out"
 
 
-def network(arch: str, images: Images | None, key: str) -> nn.Module | None:
-    """An architecture with fresh weights; None where only a run will tell what it is or what it takes.
+def of_real(data: DataBlock, shards: ShardParams, made: dict[str, MethodBlock]) -> Iterator[str]:
+    """More real images than there are, as far as that is known without reading them."""
+    there, _ = _KNOWN.get(_name(data), (None, 0))
+    for name, method in made.items():
+        if _reads_data(name) and there is not None and method.images + shards.holdout > there:
+            yield (
+                f"methods.{name}.count: {method.images}: with shards.holdout ({shards.holdout}) more than the {there} "
+                "real training images; lower one of them"
+            )
+
+
+def of_method(name: str, method: MethodBlock, images: Images | None) -> Iterator[str]:
+    """A method that these images or its own proxy make impossible."""
+    problems: list[str] = []
+    for arch in architectures(method.method.model_dump()):
+        try:
+            network(arch, images, f"methods.{name}.proxy.arch")
+        except ParamsError as error:
+            problems.append(str(error))
+    if images is not None and not problems:
+        problems += method.method.check(images.channels, images.size, images.classes)
+    yield from problems
+
+
+def require_room(images: Images, shards: ShardParams, *, soft_targets: bool) -> None:
+    """Whether readers take shards of such images.
 
     Raises:
-        ParamsError: it does not exist, or cannot take these images.
+        ParamsError: they are over their limits.
     """
+    refused = fits(shards.size, images.channels, images.size, images.classes, shards.encoding, soft_targets)
+    if refused is not None:
+        raise ParamsError(f"shards: {refused}")
+
+
+def require_trainable(
+    arch: str, params: DistillParams, images: Images | None, teacher: TeacherBlock | None, key: str
+) -> None:
+    """Whether a student's architecture, batch and terms go together, as far as params.yaml tells.
+
+    Args:
+        arch: the student's.
+        params: its training's.
+        images: of the run.
+        teacher: which, where its block is right.
+        key: the student's full key, for messages.
+
+    Raises:
+        ParamsError: the architecture does not exist or fit, a batch is too small, a term names blocks that are not
+            there.
+    """
+    net = network(arch, images, f"{key}.arch")
+    if net is None or images is None:
+        return
+    if params.batch == 1 and _needs_two(net, images):
+        raise ParamsError(f"{key}.batch: 1: BatchNorm in {arch} needs 2 images or more")
+    if params.terms.looks_inside and teacher is not None and network_of(teacher, images) is not None:
+        shape = (images.channels, images.size, images.size)
+        theirs = _published(teacher) if isinstance(teacher, Torchvision) else cast(Train, teacher).arch
+        student, net = (nets.build(each, images.classes, images.channels, images.size) for each in (arch, theirs))
+        try:
+            Loss(params.loss, params.terms, student, net, shape, stream(0, "check"))
+        except PipelineError as error:
+            raise ParamsError(f"{key}: a term between {theirs} and {arch}: {error}") from error
+
+
+def network(arch: str, images: Images | None, key: str) -> nn.Module | None:
+    """An architecture without weights; None where only a run will tell what it is or what it takes.
+
+    Raises:
+        ParamsError: it does not exist, cannot take these images, or is absurdly large.
+    """
+    found = _draft(arch, images)
+    if isinstance(found, str):
+        raise ParamsError(f"{key}: {found}")
+    return found
+
+
+@lru_cache(maxsize=64)
+def _draft(arch: str, images: Images | None) -> nn.Module | str | None:
+    """The network of `network`, or what is wrong with it."""
+    published = ":" in arch
     try:
         nets.module_of(arch)
         if images is None or arch.startswith("python:"):  # a user's file runs only in the teacher stage
             return None
-        return nets.build(arch, images.classes, images.channels, images.size)
+        with _bounded(_PUBLISHED if published else _PARAMETERS), nullcontext() if published else torch.device("meta"):
+            # A published network is run once: at a size that costs little, and large enough for all of them.
+            size = min(images.size, _ENOUGH) if published else images.size
+            return nets.build(arch, images.classes, images.channels, size)
+    except _TooLargeError as error:
+        return None if published else f"{arch}: {error}"
     except PipelineError as error:
-        raise ParamsError(f"{key}: {error}") from error
+        return str(error)
+
+
+class _TooLargeError(Exception):
+    """A network that is not built to its end."""
+
+
+@contextmanager
+def _bounded(parameters: int) -> Iterator[None]:
+    """While networks are built here, stop at the first parameter that makes them larger than this."""
+    seen = layers = 0
+
+    def count(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal seen, layers
+        seen, layers = seen + (0 if parameter is None else parameter.numel()), layers + 1
+        if seen > parameters:
+            raise _TooLargeError(f"more than {parameters} parameters; choose a smaller one")
+        if layers > _LAYERS:
+            raise _TooLargeError(f"more than {_LAYERS} layers' parameters; choose a shallower one")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def network_of(teacher: TeacherBlock, images: Images | None) -> nn.Module | None:
@@ -138,7 +314,7 @@ def network_of(teacher: TeacherBlock, images: Images | None) -> nn.Module | None
         case Train() | CheckpointFile():
             return network(teacher.arch, images, "teacher.arch")
         case Torchvision():
-            return network(_published(teacher), images or Images(10, _RGB, _USUAL), "teacher.name")
+            return network(_published(teacher), images or Images(_SOME, _RGB, _USUAL), "teacher.name")
         case Timm() | Python():
             return None
 
@@ -149,15 +325,15 @@ def of_batch_norm(matrix: Matrix, teacher: TeacherBlock, net: nn.Module) -> Iter
         return
     arch = _published(teacher) if isinstance(teacher, Torchvision) else teacher.arch
     for name in matrix.methods:
-        if name in methods.names() and cast(Method, methods.load(name)).batch_norm:
+        if name in methods.names() and methods.load(name).needs.batch_norm:
             yield f"matrix.methods: {name!r}: {needing_batch_norm(f'teacher {arch}')}"
 
 
 def missing_files(data: DataBlock, teacher: TeacherBlock, trust: tuple[str, ...]) -> Iterator[str]:
     """Files that a stage will look for and not find."""
-    if isinstance(data, datasets.Folder) and not Path(data.root).expanduser().is_dir():
+    if isinstance(data, Folder) and not Path(data.root).expanduser().is_dir():
         yield f"data.root: {data.root}: no such folder"
-    if isinstance(data, datasets.Torchvision) and not data.download and not Path(data.root).expanduser().is_dir():
+    if isinstance(data, real.Torchvision) and not data.download and not Path(data.root).expanduser().is_dir():
         yield f"data.root: {data.root}: no such folder; put the files there, or set data.download: true"
     if isinstance(teacher, CheckpointFile):
         yield from _missing("teacher.path", teacher.path)
@@ -165,8 +341,38 @@ def missing_files(data: DataBlock, teacher: TeacherBlock, trust: tuple[str, ...]
         yield from _missing("teacher.path", teacher.path)
         yield from _missing("teacher.checkpoint", teacher.checkpoint)
         path = Path(teacher.path).expanduser()
-        if path.is_file() and (digest := sha256_file(path)) not in trust:
-            yield f"teacher.path: {teacher.path}: read it, then add its sha256 to `trust` so that it may run: {digest}"
+        yield from _untrusted("teacher.path", path, trust)
+
+
+def untrusted(settings: Settings, trust: tuple[str, ...]) -> Iterator[str]:
+    """Students in files of the user's own that are not there, or whose code may not run."""
+    students = settings.params.get("students")
+    for name, block in cast(dict[str, Any], students).items() if isinstance(students, dict) else ():
+        arch = cast(dict[str, Any], block).get("arch") if isinstance(block, dict) else None
+        if isinstance(arch, str) and arch.startswith("python:") and arch.count(":") > 1:
+            file = arch.removeprefix("python:").rpartition(":")[0]
+            yield from _missing(f"students.{name}.arch", file)
+            yield from _untrusted(f"students.{name}.arch", Path(file).expanduser(), trust)
+
+
+def _untrusted(key: str, path: Path, trust: tuple[str, ...]) -> Iterator[str]:
+    if path.is_file() and (digest := sha256_file(path)) not in trust:
+        yield f"{key}: {path}: read it, then add its sha256 to `trust` so that it may run: {digest}"
+
+
+def _needs_two(net: nn.Module, images: Images) -> bool:
+    """Whether training on one image alone is an error: BatchNorm over a single value."""
+    device = next((weights.device for weights in net.parameters()), None)
+    return needs_batches(net, torch.zeros(1, images.channels, images.size, images.size, device=device))
+
+
+def _reads_data(name: str) -> bool:
+    return name in methods.names() and methods.load(name).needs.real
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 24 else f"{text[:20]}..."
 
 
 def _published(teacher: Torchvision) -> str:
@@ -177,7 +383,7 @@ def _references(matrix: Matrix) -> Iterator[str]:
     for name in matrix.references:
         if name not in matrix.methods:
             yield f"matrix.references: {name!r}: expected one of matrix.methods ({', '.join(matrix.methods)})"
-        elif name in methods.names() and cast(Method, methods.load(name)).data_free:
+        elif name in methods.names() and not _reads_data(name):
             yield f"matrix.references: {name!r}: has no true labels; name methods that read real data"
     yield from _twice("matrix.references", matrix.references)
 
@@ -196,7 +402,7 @@ def _proxies(matrix: Matrix, settings: Settings) -> Iterator[str]:
     yield from _twice("matrix.proxies", matrix.proxies)
 
 
-def _few_shot(matrix: Matrix, settings: Settings) -> Iterator[str]:
+def _few_shot(matrix: Matrix, settings: Settings, classes: int) -> Iterator[str]:
     for name in matrix.few_shot:
         if name not in matrix.methods:
             yield f"matrix.few_shot: {name!r}: expected one of matrix.methods ({', '.join(matrix.methods)})"
@@ -210,10 +416,13 @@ def _few_shot(matrix: Matrix, settings: Settings) -> Iterator[str]:
         return
     if few.dataset not in matrix.methods:
         yield f"few_shot.dataset: {few.dataset!r}: expected one of matrix.methods ({', '.join(matrix.methods)})"
-    elif few.dataset in methods.names() and cast(Method, methods.load(few.dataset)).data_free:
+    elif few.dataset in methods.names() and not _reads_data(few.dataset):
         yield f"few_shot.dataset: {few.dataset!r}: has no real images; name a method that reads real data"
-    elif isinstance(count, int) and count < few.per_class:
-        yield f"few_shot.per_class: {few.per_class}: methods.{few.dataset}.count is {count}; lower it, or raise that"
+    elif isinstance(count, int) and count < few.per_class * classes:
+        yield (
+            f"few_shot.per_class: {few.per_class}: of {classes} classes more than methods.{few.dataset}.count "
+            f"({count}); lower it, or raise that"
+        )
 
 
 def _one_per_channel(teacher: Train, channels: int) -> Iterator[str]:
@@ -221,6 +430,15 @@ def _one_per_channel(teacher: Train, channels: int) -> Iterator[str]:
         values: tuple[float, ...] = getattr(teacher, key)
         if len(values) != channels:
             yield f"teacher.{key}: {list(values)}: data.channels is {channels}; give one number per channel"
+
+
+def _name(data: DataBlock) -> str:
+    return data.name if isinstance(data, real.Torchvision) else data.source
+
+
+def _one_image(teacher: Train, net: nn.Module | None, images: Images) -> Iterator[str]:
+    if net is not None and teacher.recipe.batch == 1 and _needs_two(net, images):
+        yield f"teacher.recipe.batch: 1: BatchNorm in {teacher.arch} needs 2 images or more"
 
 
 def _twice(key: str, values: tuple[object, ...]) -> Iterator[str]:
@@ -234,5 +452,5 @@ def _missing(key: str, file: str | None) -> Iterator[str]:
 
 def _count(classes: tuple[str, ...] | int | None) -> int:
     if classes is None:
-        return 10
+        return _SOME
     return classes if isinstance(classes, int) else len(classes)

@@ -1,81 +1,103 @@
 """Stages `distill`, `reference` and `few_shot`: one student, trained on one dataset, from its shards alone."""
 
-import time
+import torch
 
+from pipeline.classifier import Student, StudentCard, Teacher, TeacherCard
+from pipeline.core.device import Compute
 from pipeline.core.errors import run_or_exit
-from pipeline.distill import DistillParams, FewShot, Student, few_shot_of, finish, merge, train, write_history
-from pipeline.metrics import cell_name
+from pipeline.core.files import sweep
+from pipeline.core.work import WorkDirectory, work_root
+from pipeline.distill import DistillParams, FewShot, few_shot_of, finish, merge, train, write_history
+from pipeline.grid import Cell, Row, path_of
 from pipeline.shards.reader import Dataset
-from pipeline.teacher.model import Teacher
-from stages.cells import read_cell
-from stages.provenance import PROVENANCE, write_provenance
-from stages.settings import DATA, Lesson, Settings, code_of, lesson_of
-from stages.workspace import workspace
+from stages import arguments
+from stages.settings import DATA, PROVENANCE, TEACHER, Settings, code_of, require_origin, write_provenance
 
 __all__ = ["distill", "main"]
 
 
-def distill(settings: Settings, row: str, name: str, seed: int) -> None:
+def distill(settings: Settings, cell: Cell) -> None:
     """Train one student; write it, its history and what it cost.
 
     Args:
         settings: the parameters.
-        row: the dataset; `<dataset>_labels` to train on its own labels without the teacher's help;
-            `<dataset>_few_shot` to finish the dataset's student, which is there, on a few real images.
-        name: the student's, in params.yaml.
-        seed: the student's.
+        cell: which student, from which seed, and what it learns from: a dataset with its teacher's help; its true
+            labels alone; or, in the end, a few real images, where the dataset's own student is there to be finished.
 
     Raises:
-        PipelineError: parameters that are wrong, a damaged dataset, a training that diverges.
+        PipelineError: parameters that are wrong, a dataset that is damaged or another, a training that diverges.
     """
-    lesson, cell, compute = lesson_of(row), cell_name(row, name, seed), settings.compute
-    arch, params, few = _read(settings, lesson, name)
-    teacher = Teacher.load(DATA / "teacher", settings.trust) if params.labels == "live" else None
-    dataset = Dataset.open(DATA / "synthetic" / (lesson.dataset if few is None else few.dataset))
+    compute = settings.block(Compute, "compute")
+    arch, params, few = _read(settings, cell)
+    teacher = Teacher.load(TEACHER, TeacherCard, settings.trust) if params.labels == "live" else None
+    name = cell.row.dataset if few is None else few.dataset
+    dataset = Dataset.open(DATA / path_of("synthetic", name))
+    require_origin(dataset.folder, {"method": (dataset.manifest.method, name)})
     key = {
         "arch": arch,
         "params": params.model_dump(mode="json"),
-        "seed": seed,
+        "seed": cell.seed,
         "compute": compute.model_dump(),
         "dataset": dataset.sha256,
-        "code": code_of(f"{lesson.consumer}/{name}"),
+        "code": code_of(f"{cell.row.consumer}/{cell.student}"),
     }
-    start = time.perf_counter()
-    if few is None:
-        with workspace(f"students/{cell}", key) as work:
-            student, history = train(dataset, arch, params, seed, compute, work, teacher, settings.trust)
-            student.save(DATA / "students" / cell)
-    else:
-        student = Student.load(DATA / "students" / cell_name(lesson.dataset, name, seed), settings.trust)
-        key |= {"start": student.info.sha256, "per_class": few.per_class}
-        with workspace(f"students/{cell}", key) as work:
-            student, history = finish(student, dataset, few.per_class, params, compute, work, teacher)
-            student.save(DATA / "students" / cell)
-    write_history(history, DATA / "history" / f"{cell}.csv")
+    start = None if few is None else _start(settings, cell)
+    if few is not None and start is not None:
+        key |= {"start": start.card.sha256, "per_class": few.per_class}
+    with WorkDirectory(work_root(), f"students/{cell.name}", key) as work:
+        state = work.checkpoint("student")
+        if few is None or start is None:
+            made = train(dataset, arch, params, cell.seed, compute, state, teacher, settings.trust)
+        else:
+            made = finish(start, dataset, few.per_class, params, compute, state, teacher)
+        student, history = made
+        seconds = state.seconds()
+        folder, curve = DATA / path_of("students", cell.name), DATA / path_of("history", cell.name)
+        sweep(folder)
+        student.save(folder)
+        work.discard()
+    write_history(history, curve)
     write_provenance(
-        PROVENANCE / "students" / f"{cell}.json",
-        seconds=time.perf_counter() - start,
+        PROVENANCE / "students" / f"{cell.name}.json",
+        seconds=seconds,
         images=params.batch * params.steps,
         workers=1,
-        compute=compute,
+        threads=torch.get_num_threads(),
+        device=compute.torch_device().type,
+        precision=compute.precision,
     )
 
 
-def _read(settings: Settings, lesson: Lesson, name: str) -> tuple[str, DistillParams, FewShot | None]:
-    """The student's architecture, the parameters of this lesson and, where it ends on real images, which."""
+def _read(settings: Settings, cell: Cell) -> tuple[str, DistillParams, FewShot | None]:
+    """The student's architecture, the parameters of this row and, where it ends on real images, which."""
     few, last, key = None, None, "reference"
-    if lesson.true_labels:
+    if cell.row.true_labels:
         last = settings.mapping("reference")
-    if lesson.few_shot:
+    if cell.row.few_shot:
         key = "few_shot"
         few, last = few_shot_of(settings.mapping("few_shot"))
-    own = settings.mapping(f"students.{name}")
-    return *merge(settings.mapping("distill"), own, f"students.{name}", last, key), few
+    own = settings.mapping(f"students.{cell.student}")
+    return *merge(settings.mapping("distill"), own, f"students.{cell.student}", last, key), few
+
+
+def _start(settings: Settings, cell: Cell) -> Student:
+    """The student that is finished on real images."""
+    folder = DATA / path_of("students", cell._replace(row=Row(cell.row.dataset)).name)
+    student = Student.load(folder, StudentCard, settings.trust, frozen=False)
+    card = student.card
+    claims = {
+        "method": (card.method, cell.row.dataset),
+        "seed": (card.seed, cell.seed),
+        "last step on real images": (card.few_shot, None),
+    }
+    require_origin(folder, claims)
+    return student
 
 
 def main() -> None:
     """`python -m stages.distill METHOD STUDENT SEED`."""
-    distill(Settings.read(), *read_cell("distill", __doc__))
+    given = arguments("distill")
+    distill(Settings.read(), Cell(Row.parse(given.row), given.student, given.seed))
 
 
 if __name__ == "__main__":

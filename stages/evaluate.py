@@ -1,38 +1,34 @@
 """Stage `evaluate`: one student's accuracy on real test data, if there is any, and its agreement with the teacher."""
 
-from pipeline import datasets
-from pipeline.belief import write_beliefs
+from pipeline import real
+from pipeline.classifier import Student, StudentCard, Teacher, TeacherCard
+from pipeline.core.device import Compute
 from pipeline.core.errors import run_or_exit
-from pipeline.core.params import build
-from pipeline.core.rng import generator
-from pipeline.distill import Student, proxy_of
-from pipeline.evaluate import EvaluateParams, Evaluation, evaluate
-from pipeline.metrics import PROXY, Cell, cell_name, write_metrics
+from pipeline.core.rng import stream
+from pipeline.distill import proxy_of
+from pipeline.grid import PROXY, Cell, Row, path_of
+from pipeline.measure.belief import write_beliefs
+from pipeline.measure.evaluate import EvaluateParams, evaluate
+from pipeline.measure.metrics import write_metrics
 from pipeline.shards.reader import Dataset
-from pipeline.teacher.model import Teacher
-from stages.cells import read_cell_or_proxy
-from stages.settings import DATA, Settings, lesson_of
+from stages import arguments
+from stages.settings import DATA, TEACHER, Settings, require_origin
 
 __all__ = ["main", "measure", "measure_proxy"]
 
 
-def measure(settings: Settings, row: str, student: str, seed: int) -> None:
+def measure(settings: Settings, cell: Cell) -> None:
     """Measure one student and write `data/metrics/<cell>.json` and `data/belief/<cell>.csv`.
 
     Args:
         settings: the parameters.
-        row: a method's name, `<dataset>_labels` or `<method>_few_shot`.
-        student: its name in params.yaml.
-        seed: the student's.
+        cell: which.
 
     Raises:
-        PipelineError: files are missing or damaged, or there is nothing to measure on.
+        PipelineError: files are missing, damaged or in the wrong place, or there is nothing to measure on.
     """
-    dataset = Dataset.open(DATA / "synthetic" / lesson_of(row).dataset)
-    measured = Student.load(DATA / "students" / cell_name(row, student, seed), settings.trust)
-    free = measured.info.data_free
-    cell = Cell(method=row, student=student, seed=seed, data_free=free, reference=not free, online=False)
-    _measure(settings, measured, dataset, cell)
+    folder = DATA / path_of("students", cell.name)
+    _measure(settings, Student.load(folder, StudentCard, settings.trust), _dataset(cell), cell)
 
 
 def measure_proxy(settings: Settings, method: str) -> None:
@@ -45,40 +41,40 @@ def measure_proxy(settings: Settings, method: str) -> None:
     Raises:
         PipelineError: as in `measure`, or the dataset has no proxy.
     """
-    dataset = Dataset.open(DATA / "synthetic" / method)
-    proxy, free = proxy_of(dataset, settings.trust), dataset.manifest.data_free
-    cell = Cell(method=method, student=PROXY, seed=proxy.info.seed, data_free=free, reference=not free, online=True)
-    _measure(settings, proxy, dataset, cell)
+    cell = Cell(Row(method), PROXY, 0)
+    dataset = _dataset(cell)
+    proxy = proxy_of(dataset, settings.trust)
+    _measure(settings, proxy, dataset, cell._replace(seed=proxy.card.seed))
+
+
+def _dataset(cell: Cell) -> Dataset:
+    dataset = Dataset.open(DATA / path_of("synthetic", cell.row.dataset))
+    require_origin(dataset.folder, {"method": (dataset.manifest.method, cell.row.dataset)})
+    return dataset
 
 
 def _measure(settings: Settings, student: Student, dataset: Dataset, cell: Cell) -> None:
-    params = build(EvaluateParams, settings.slice("evaluate"), "evaluate")
     found = evaluate(
         student,
-        Teacher.load(DATA / "teacher", settings.trust),
-        datasets.load(datasets.parse(settings.slice("data")), "test"),
+        Teacher.load(TEACHER, TeacherCard, settings.trust),
+        real.load(real.parse(settings.slice("data")), "test"),
         dataset,
         cell,
-        params,
-        settings.compute,
-        generator(settings.seed, "evaluate/belief"),  # the run's seed, so that students share images
+        settings.block(EvaluateParams, "evaluate"),
+        settings.block(Compute, "compute"),
+        stream(settings.seed, "evaluate/belief"),  # the run's seed, so that students share images
     )
-    _write(found, cell.name)
-
-
-def _write(found: Evaluation, name: str) -> None:
-    """Both files of one cell; DVC expects the curves also where none were measured."""
-    write_metrics(found.metrics, DATA / "metrics" / f"{name}.json")
-    write_beliefs(found.beliefs, DATA / "belief" / f"{name}.csv")
+    write_metrics(found.metrics, DATA / path_of("metrics", cell.name))
+    write_beliefs(found.beliefs, DATA / path_of("belief", cell.name))  # DVC expects it also where none were measured
 
 
 def main() -> None:
     """`python -m stages.evaluate METHOD STUDENT SEED` or `python -m stages.evaluate --proxy METHOD`."""
-    asked = read_cell_or_proxy("evaluate", __doc__)
-    if isinstance(asked, str):
-        measure_proxy(Settings.read(), asked)
+    given = arguments("evaluate")
+    if given.proxy is None:
+        measure(Settings.read(), Cell(Row.parse(given.row), given.student, given.seed))
     else:
-        measure(Settings.read(), *asked)
+        measure_proxy(Settings.read(), given.proxy)
 
 
 if __name__ == "__main__":

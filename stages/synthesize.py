@@ -1,38 +1,72 @@
 """Stage `synthesize`: one method's dataset, from the teacher alone, as shards in `data/synthetic/<method>`."""
 
-import argparse
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
-from pipeline import nets
+from pydantic import Field
+
+from pipeline import methods, nets
+from pipeline.classifier import Teacher, TeacherCard
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.code import SourceTree, work_fingerprint
 from pipeline.core.device import Compute
 from pipeline.core.errors import run_or_exit
-from pipeline.core.params import build
+from pipeline.core.params import Block, build
 from pipeline.core.work import work_root
-from pipeline.methods import Fitted, Method, Run
-from pipeline.shards.executor import choose
+from pipeline.methods import BaseMethod, Fitted, Run
+from pipeline.shards.executor import choose, fit_threads
 from pipeline.shards.make import ShardMaker, Workshop, fit_stream
+from pipeline.shards.manifest import Encoding
 from pipeline.shards.produce import produce
 from pipeline.shards.publish import describe, publish
 from pipeline.shards.work import Attachments, ShardDirectory, plan, select, work_key
-from pipeline.teacher.model import Teacher, TeacherInfo
-from stages.method import MethodBlock, ShardParams, read_method, recorded
-from stages.provenance import PROVENANCE, write_provenance
-from stages.settings import DATA, Settings
+from stages import arguments
+from stages.settings import DATA, PROVENANCE, TEACHER, Settings, architectures, terms, write_provenance
 
-__all__ = ["main", "open_workshop", "synthesize"]
+__all__ = ["MethodBlock", "ShardParams", "main", "open_workshop", "read_method", "synthesize"]
 
-_TEACHER = DATA / "teacher"
 _ROOT = Path(__file__).resolve().parents[1]  # of the source tree
+_LOCAL = {"root", "download"}  # where somebody keeps real data stays with them
+
+
+class ShardParams(Block):
+    """The `shards` block: how every dataset is stored."""
+
+    size: Annotated[int, Field(gt=0)]  # images per shard
+    encoding: Encoding
+    holdout: Annotated[int, Field(ge=0)]  # images beside the training ones, that students are only measured on
+
+
+class _Count(Block):
+    count: Annotated[int, Field(gt=0)]  # training images; a multiple of shards.size
+
+
+class MethodBlock(NamedTuple):
+    """A validated `methods.<name>` block."""
+
+    images: int  # training images to make
+    method: BaseMethod
+
+
+def read_method(settings: Settings, name: str) -> MethodBlock:
+    """Validate one method's block; `count` is the dataset's and is taken out before the method is built.
+
+    Raises:
+        ParamsError: one line per wrong key.
+    """
+    model = methods.load(name)
+    fields = settings.mapping(f"methods.{name}")
+    counts = {key: fields.pop(key) for key in ("count",) if key in fields}
+    if model.needs.real:
+        fields["data"] = settings.slice("data")
+    method = build(model, fields, f"methods.{name}")
+    return MethodBlock(build(_Count, counts, f"methods.{name}").count, method)
 
 
 def open_workshop(
     name: str,
-    method: Method,
+    method: BaseMethod,
     folder: Path,
     trust: tuple[str, ...],
     seed: int,
@@ -52,11 +86,10 @@ def open_workshop(
         checkpoint: where a long fit keeps its state; a second process finds it finished.
         attachments: where what the fit leaves is kept; a second process finds it there.
     """
-    teacher = Teacher.load(folder, trust)
+    teacher = Teacher.load(folder, TeacherCard, trust)
     compute.place(teacher)
     source = method.fit(Run(teacher, fit_stream(seed, name), checkpoint, compute))
-    if isinstance(source, Fitted):
-        attachments.keep(source.attachments(), name)
+    attachments.keep(source.attachments() if isinstance(source, Fitted) else (), name)
     return Workshop(source, teacher)
 
 
@@ -71,19 +104,30 @@ def synthesize(settings: Settings, name: str, part: str | None) -> None:
     Raises:
         PipelineError: parameters that are wrong, a teacher that does not load, a method that fails, a full disk.
     """
-    method, shards = read_method(settings, name), build(ShardParams, settings.slice("shards"), "shards")
+    method, shards = read_method(settings, name), settings.block(ShardParams, "shards")
+    compute = settings.block(Compute, "compute")
     plans = plan(method.images, shards.size, shards.holdout, f"methods.{name}.count")
-    teacher = Teacher.load(_TEACHER, settings.trust).info
-    executor = choose(settings.compute)
-    with ShardDirectory(work_root(), name, _key(settings, name, method, shards, teacher), part) as work:
+    teacher = Teacher.load(TEACHER, TeacherCard, settings.trust).card
+    executor = choose(compute)
+    key = work_key(
+        method=name,
+        params=method.method.model_dump(mode="json"),
+        seed=settings.seed,
+        teacher=teacher.sha256,
+        encoding=shards.encoding,
+        size=shards.size,
+        code=work_fingerprint(SourceTree(_ROOT, ("pipeline",)), _roots(name, method, teacher.arch)),
+        compute=compute,
+    )
+    with ShardDirectory(work_root(), name, key, part) as work:
         opening = partial(
             open_workshop,
             name,
             method.method,
-            _TEACHER,
+            TEACHER,
             settings.trust,
             settings.seed,
-            settings.compute,
+            compute,
             work.checkpoint("fit"),
             work.attachments,
         )
@@ -91,14 +135,15 @@ def synthesize(settings: Settings, name: str, part: str | None) -> None:
         records = produce(work, plans if part is None else select(plans, part), maker, executor)
         if part is not None:
             return
-        if method.method.attaches and work.attachments.entries() is None:  # the shards outlived them
+        if work.attachments.entries() is None:  # the shards outlived them
             produce(work, (), maker, executor)
         manifest = describe(
             plans,
             records,
             maker,
-            params=recorded(method.block),
-            data_free=method.method.data_free,
+            params=_recorded(method.method),
+            data_free=not method.method.needs.real,
+            steered=method.method.steered,
             teacher=teacher,
             attachments=work.attachments.entries() or (),
         )
@@ -109,55 +154,32 @@ def synthesize(settings: Settings, name: str, part: str | None) -> None:
         seconds=fitted + sum(record.seconds for record in records),
         images=sum(record.samples for record in records),
         workers=executor.workers,
-        compute=settings.compute,
+        threads=fit_threads(),
+        device=compute.torch_device().type,
+        precision=compute.precision,
     )
 
 
-def _key(
-    settings: Settings, name: str, method: MethodBlock, shards: ShardParams, teacher: TeacherInfo
-) -> dict[str, Any]:
-    return work_key(
-        method=name,
-        params=method.block.model_dump(mode="json"),
-        seed=settings.seed,
-        teacher=teacher.sha256,
-        encoding=shards.encoding,
-        size=shards.size,
-        code=work_fingerprint(SourceTree(_ROOT, ("pipeline",)), _roots(name, method, teacher)),
-        compute=settings.compute,
-    )
+def _recorded(block: Block) -> dict[str, Any]:
+    """A method's parameters as the manifest records them: all but the places on this machine."""
+    fields = block.model_dump(mode="json")
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            fields[name] = {key: item for key, item in cast(dict[str, Any], value).items() if key not in _LOCAL}
+    return fields
 
 
-def _roots(name: str, method: MethodBlock, teacher: TeacherInfo) -> set[str]:
+def _roots(name: str, method: MethodBlock, teacher: str) -> set[str]:
     """The modules that a shard's bytes come from, with those they import: the method, every network, the encoding."""
-    found = {"pipeline.shards.make", f"pipeline.methods.{name}", nets.module_of(teacher.arch)}
-    return found | set(_named(method.block.model_dump()))
-
-
-def _named(block: dict[str, Any]) -> Iterator[str]:
-    """The modules of the architectures and of the losses' terms that a block names, at any depth."""
-    for key, value in block.items():
-        if key == "arch" and isinstance(value, str):
-            yield nets.module_of(value)
-        elif isinstance(value, dict):
-            items = cast(dict[str, Any], value)
-            if key == "terms":
-                yield from (f"pipeline.losses.{term}" for term, item in items.items() if item is not None)
-            yield from _named(items)
+    block = method.method.model_dump()
+    networks = map(nets.module_of, (teacher, *architectures(block)))
+    return {"pipeline.shards.make", f"pipeline.methods.{name}", *networks, *terms(block)}
 
 
 def main() -> None:
     """`python -m stages.synthesize METHOD [--shards a:b]`."""
-    parser = argparse.ArgumentParser(prog="python -m stages.synthesize", description=__doc__)
-    parser.add_argument("method", help="a name under `methods` in params.yaml")
-    parser.add_argument(
-        "--shards",
-        metavar="a:b",
-        help="make only these shards, counted from 0, training shards first, and leave them in the work directory: "
-        "any scheduler can spread them over machines that share it; run without --shards afterwards to publish",
-    )
-    arguments = parser.parse_args()
-    synthesize(Settings.read(), arguments.method, arguments.shards)
+    given = arguments("synthesize")
+    synthesize(Settings.read(), given.method, given.shards)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from ..classifier import Classifier, Student, Teacher, build_network
 from ..core.checkpoint import Checkpoint
 from ..core.device import Compute
 from ..core.errors import TrainingError
-from ..core.files import csv_bytes, write_atomic
+from ..core.files import csv_bytes, write_output
 from ..core.rng import stream
 from ..losses import Loss, Seen
 from ..losses.logits import agreement
@@ -205,5 +205,4 @@ def write_history(rows: list[Row], path: Path) -> None:
     Raises:
         WorkError: the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, csv_bytes(rows, None if rows else ["epoch"]))
+    write_output(path, csv_bytes(rows, None if rows else ["epoch"]))

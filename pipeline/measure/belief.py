@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..classifier import Student, Teacher
 from ..core.device import Compute
 from ..core.errors import ParamsError
-from ..core.files import csv_bytes, write_atomic
+from ..core.files import csv_bytes, write_output
 from ..core.images import to_unit
 from ..core.params import Block
 from ..core.progress import track
@@ -104,8 +104,7 @@ def write_beliefs(match: BeliefMatch | None, path: Path) -> None:
     curves = [] if match is None else [cast(list[float], getattr(match, name).tolist()) for name in _CURVES]
     lines = enumerate(zip(*curves, strict=True))
     rows = [dict(zip(columns, (step, *values), strict=True)) for step, values in lines]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, csv_bytes(rows, columns))
+    write_output(path, csv_bytes(rows, columns))
 
 
 class _Totals:

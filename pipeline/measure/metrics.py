@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ..core.errors import DataError, ParamsError
-from ..core.files import canonical_json, sha256_bytes, write_atomic
+from ..core.files import canonical_json, sha256_bytes, write_output
 from ..core.params import Block, build
 from ..grid import Role, Row
 
@@ -76,8 +76,7 @@ def write_metrics(metrics: Metrics, path: Path) -> None:
     Raises:
         WorkError: the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, canonical_json(metrics.model_dump() | {_DIGEST: _digest(metrics)}))
+    write_output(path, canonical_json(metrics.model_dump() | {_DIGEST: _digest(metrics)}))
 
 
 def read_metrics(path: Path) -> Metrics:

@@ -73,7 +73,7 @@ class Project:
             "PYTHONPATH": str(root / "tracer"),
             "TRACES": str(self.traces),
             "OMP_NUM_THREADS": "1",
-            "AFTERIMAGE_WORKERS": "1",
+            "PHOTOGRAM_WORKERS": "1",
             "DVC_SITE_CACHE_DIR": str(root / "site"),
             "DVC_GLOBAL_CONFIG_DIR": str(root / "config"),
             "GIT_CONFIG_GLOBAL": os.devnull,
@@ -157,3 +157,9 @@ def make_project() -> type[Project]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A tiny project that has not run yet; one for all tests of a file."""
     return Project(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_params() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """`tiny`, for tests that want parameters of their own."""
+    return tiny

@@ -16,13 +16,14 @@ from pipeline.core.device import Compute
 from pipeline.core.errors import TrainingError
 from pipeline.core.params import Block
 from pipeline.core.rng import generator
+from pipeline.grid import Cell, Row
 from pipeline.methods import Attachment, Batch, Source
 from pipeline.metrics import read_metrics
 from pipeline.shards.reader import Dataset
 from pipeline.teacher.model import Teacher, TeacherInfo
 from stages import evaluate, synthesize
-from stages.method import MethodBlock
 from stages.settings import Settings
+from stages.synthesize import MethodBlock
 
 SHARD = 20
 LOG = Path("log")
@@ -87,6 +88,7 @@ class Run:
         self.settings, self.method, self.images = Settings(params), Dream(), SHARD
         reading = lambda settings, name: MethodBlock(self.images, self.method, self.method)
         monkeypatch.setattr(synthesize, "read_method", reading)
+        monkeypatch.setattr(synthesize, "work_fingerprint", lambda *_: "")  # there is no such file to look at
         net = nets.build("resnet8", 10, 1, 16, rng=generator(0, "teacher"))
         info = TeacherInfo(
             arch="resnet8", classes=tuple("0123456789"), channels=1, size=16, mean=(0.3,), std=(0.3,), batch_norm=True,
@@ -116,7 +118,6 @@ class Run:
 def run(digits: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PHOTOGRAM_WORKERS", "1")
-    monkeypatch.setattr(synthesize, "_roots", lambda *_: {"pipeline.shards.make"})  # the method is this file's
     return Run(digits, monkeypatch)
 
 
@@ -184,7 +185,7 @@ def test_a_proxy_is_measured_like_any_student(run: Run, monkeypatch: pytest.Monk
     found = read_metrics(Path("data/metrics/dream-proxy.json"))
     assert (found.cell, found.method, found.student, found.arch) == ("dream-proxy", "dream", "proxy", "lenet5_half")
     assert (found.online, found.labels, found.seed) == (True, "live", run.settings.seed)
-    assert (found.data_free, found.role) == (True, "result")
+    assert (found.data_free, found.reference) == (True, False)
 
     test = datasets.load(datasets.parse(run.settings.slice("data")), "test")
     assert test is not None
@@ -228,4 +229,4 @@ def test_the_command_takes_a_cell_as_before(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Settings, "read", lambda: "settings")
     monkeypatch.setattr(evaluate, "measure", lambda *arguments: asked.extend(arguments))
     evaluate.main()
-    assert asked == ["settings", "zskd", "half", 0]
+    assert asked == ["settings", Cell(Row("zskd"), "half", 0)]

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pipeline import methods
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import read_params
-from stages import check
+from stages import check, consistency
 from stages.settings import Settings
 
 Change = Callable[[dict[str, Any]], object]
@@ -143,7 +145,10 @@ FEW_SHOT: list[tuple[Change, str]] = [
         "few_shot.dataset: 'zskd': has no real images; name a method that reads real data",
     ),
     (put("few_shot.dataset", "pets"), "few_shot.dataset: 'pets': expected one of matrix.methods (noise, "),
-    (put("few_shot.per_class", 2000), "few_shot.per_class: 2000: methods.real.count is 1300; lower it, or raise that"),
+    (
+        put("few_shot.per_class", 131),
+        "few_shot.per_class: 131: of 10 classes more than methods.real.count (1300); lower it, or raise",
+    ),
 ]
 
 
@@ -300,3 +305,118 @@ def test_checking_takes_no_time(digits: dict[str, Any]) -> None:
     start = time.process_time()
     errors(digits)
     assert time.process_time() - start < 1
+
+
+def quickly(params: dict[str, Any]) -> list[str]:
+    """Errors, which are there at once."""
+    start = time.process_time()
+    found = errors(params)
+    assert time.process_time() - start < 5
+    return found
+
+
+LIMITS: list[tuple[Change, str]] = [
+    (put("methods.noise.count", 2_000_000_000), r"methods\.noise\.count: 2000000000: makes 2\d+ shards"),
+    (put("methods.noise.count", 10**30), r"methods\.noise\.count: 1000\d+\.\.\.: expected a whole number"),
+    (put("evaluate.belief.batch", 10**40), r"evaluate\.belief\.batch: 1000\d+\.\.\.: expected a whole number"),
+    (put("distill.weight_decay", 1e300), r"distill\.weight_decay: 1e\+300: expected a number that a float32"),
+    (put("shards.size", 100_001), r"shards\.size: 100001: expected 1 to 100000"),
+    (put("students.resnet8.arch", "wrn_9994_999"), r"students\.resnet8\.arch: wrn_9994_999: more than \d+ param"),
+    (put("students.resnet8.arch", "resnet9998"), r"students\.resnet8\.arch: resnet9998: more than 5000 layers"),
+    (put("teacher.arch", "wrn_9994_999"), r"teacher\.arch: wrn_9994_999: more than \d+ parameters"),
+    (put("methods.dafl.proxy", {"arch": "wrn_9994_999"}), r"methods\.dafl\.proxy: "),
+    (put("methods.zskt.proxy.arch", "wrn_9994_999"), r"methods\.zskt\.proxy\.arch: wrn_9994_999: more than"),
+    (put("methods.real.count", 1400), r"methods\.real\.count: 1400: with shards\.holdout \(100\) more than the 1437"),
+    (lambda params: params["students"].update({"v1.2": {"arch": "resnet8"}}), r"students: 'v1\.2': "),
+    (put("distill.attention", {"weight": 1.0, "blocks": [["nope", "nada"]]}), r"students\.resnet8: a term between "),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), LIMITS, ids=[pattern for _, pattern in LIMITS])
+def test_limits_are_known_before_anything_runs(digits: dict[str, Any], change: Change, expected: str) -> None:
+    change(digits)
+    found = quickly(digits)
+    assert any(re.match(expected, line) for line in found), found
+
+
+@pytest.mark.parametrize("name", ["a\tb", "a\nb", "a\u00a0b", "a\u200db", "\u202eb", "x" * 301])
+def test_class_names_that_no_manifest_can_hold_are_found(digits: dict[str, Any], tmp_path: Path, name: str) -> None:
+    put("teacher", checkpoint("w.pt") | {"classes": [*"012345678", name]})(digits)
+    (line,) = errors(digits)
+    assert line.startswith("teacher.classes.9: ")
+    put("teacher", checkpoint("w.pt"))(digits)
+    if len(name) < 256:
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / "b").mkdir()
+        put("data", {"source": "folder", "root": str(tmp_path), "size": 16, "channels": 1})(digits)
+        (line,) = errors(digits)
+        assert line.startswith(f"data.root: {tmp_path / 'train'}.classes.")
+
+
+@pytest.mark.parametrize(("size", "images", "fits"), [(1024, 600, True), (1024, 3000, False), (10_000, 1, False)])
+def test_shards_that_readers_refuse_are_found(
+    project_root: Path, monkeypatch: pytest.MonkeyPatch, size: int, images: int, fits: bool
+) -> None:
+    params = read_params(project_root / "presets" / "imagenet.yaml")
+    put("data", NO_DATA)(params)
+    put("teacher", checkpoint("w.pt") | {"size": size, "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3})(params)
+    put("teacher.arch", "mobilenet_v2")(params)
+    put("shards", {"size": images, "holdout": images, "encoding": "png"})(params)
+    for block in params["methods"].values():
+        block["count"] = images
+    assert [line for line in quickly(params) if line.startswith("shards: ")] != [] or fits
+    if fits:
+        assert not [line for line in errors(params) if line.startswith("shards")]
+
+
+class One(torch.nn.Module):
+    """A network that a batch of one image cannot train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.BatchNorm1d(3)
+
+
+def test_a_batch_of_one_is_too_small_for_some_networks(digits: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    put("distill.batch", 1)(digits)
+    assert errors(digits) == []
+    consistency._draft.cache_clear()
+    monkeypatch.setattr("pipeline.nets.build", lambda *_, **__: One())
+    expected = "students.resnet8.batch: 1: BatchNorm in resnet8 needs 2 images or more"
+    assert expected in errors(digits)
+    consistency._draft.cache_clear()
+
+
+def test_a_method_says_itself_what_it_cannot_do(digits: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def look(_: object, *images: int) -> list[str]:
+        asked.append(images)
+        return ["methods.noise.level: 3: too loud"]
+
+    monkeypatch.setattr(methods.load("noise"), "check", look, raising=False)
+    assert errors(digits) == ["methods.noise.level: 3: too loud"]
+    assert asked == [(1, 16, 10)]
+
+
+def test_students_in_files_of_ones_own_are_shown_with_their_hash(digits: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_bytes(b"raise SystemExit('never run')\n")
+    digest = hashlib.sha256((tmp_path / "net.py").read_bytes()).hexdigest()
+    put("students.resnet8.arch", f"python:{tmp_path}/net.py:build")(digits)
+    (warning,) = check.find(Settings(digits)).warnings
+    assert warning.startswith("students.resnet8.arch: ")
+    assert warning.endswith(digest)
+    put("trust", [digest])(digits)
+    assert check.find(Settings(digits)).warnings == []
+    put("students.resnet8.arch", "python:nowhere.py:build")(digits)
+    assert check.find(Settings(digits)).warnings == ["students.resnet8.arch: nowhere.py: no such file"]
+
+
+def test_a_flood_of_errors_is_cut_short(digits: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    digits["methods"]["noise"] |= {f"key{number}": 1 for number in range(1000)}
+    monkeypatch.setattr(Settings, "read", lambda: Settings(digits))
+    with pytest.raises(ParamsError, match=r"1000 errors") as caught:
+        check.main()
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 102
+    assert lines[-1].strip() == "... and 900 more"

@@ -65,7 +65,7 @@ def test_a_consumer_holds_what_it_runs_and_not_what_others_run(
     assert {name for name in found if name.startswith("stages.")} <= SHARED | MAIN[consumer.partition("/")[0]]
 
 
-SHARED = {"stages.settings", "stages.cells", "stages.workspace", "stages.provenance", "stages.method"}
+SHARED = {"stages.settings"}
 MAIN = {
     "teacher": {"stages.teacher"},
     "methods": {"stages.synthesize"},

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline import nets
-from stages.settings import lesson_of
+from pipeline.grid import Row
 
 HARMLESS = "\n\n_renamed = 1  # code that changes no byte of any output\n"
 
@@ -74,7 +74,7 @@ class TestRerunTable:
             stage, *names = trace.name.removeprefix("stages.").split("-")
             consumer = {
                 "synthesize": lambda names: f"methods/{names[0]}",
-                "distill": lambda names: f"{lesson_of(names[0]).consumer}/{names[1]}",
+                "distill": lambda names: f"{Row.parse(names[0]).consumer}/{names[1]}",
                 "evaluate": lambda names: f"evaluate/{names[1]}",
             }.get(stage, lambda _, stage=stage: stage)(names)
             if stage != "code":

@@ -8,8 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path  # shim
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt
@@ -110,10 +109,6 @@ class GeneratorMethod(BaseMethod):
         """
         raise NotImplementedError
 
-    def game(self, teacher: Any, seed: int, compute: Any) -> Any:  # shim: the benchmark's
-        """A step under its old names."""
-        return _Game(self.start(Run(teacher, stream(seed, ""), Checkpoint(Path()), compute), seed))
-
     def fit(self, run: Run) -> Snapshots:
         """Train the generator, and its proxy student if there is one; a killed fit goes on after its last epoch.
 
@@ -143,11 +138,6 @@ class ProxyMethod(GeneratorMethod):
         key = f"{self.key}.proxy"
         problems = arch_problems(self.proxy.arch, channels, size, classes, self.batch, key)
         return [*super().check(channels, size, classes), *problems, *loss_problems(self.proxy.loss, key)]
-
-
-class _Game:  # shim
-    def __init__(self, step: "Step") -> None:
-        self.watching, self.play = step.hooks, step
 
 
 class Latents(NamedTuple):

@@ -132,7 +132,7 @@ def test_what_the_fit_left_is_published_beside_the_shards(run: Run) -> None:
     assert run.synthesize() == []
 
 
-def test_a_method_that_trains_nothing_leaves_nothing_and_is_not_fitted_again(run: Run) -> None:
+def test_a_method_that_trains_nothing_leaves_nothing(run: Run) -> None:
     run.method = Nap()
     assert run.synthesize() == ["fit", "draw", "draw"]
     assert Dataset.open(Path("data/synthetic/dream")).manifest.attachments == ()
@@ -211,7 +211,7 @@ def test_without_a_proxy_there_is_nothing_to_measure(run: Run) -> None:
 @pytest.mark.parametrize(
     "arguments", [[], ["zskd"], ["zskd", "half"], ["--proxy", "zskd", "half", "0"], ["--proxy"], ["--proxy", "a", "b"]]
 )
-def test_the_command_wants_a_cell_or_a_proxy_and_not_half_of_either(
+def test_the_command_wants_a_cell_or_a_proxy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])

@@ -171,7 +171,7 @@ def test_terms_on_features_do_not_disturb_the_references(digits: dict[str, Any])
     assert all(line.startswith("students.resnet8.a") and "set it to null, or labels: live" in line for line in found)
 
 
-def test_a_student_of_the_wrong_size_is_found_before_anything_runs(digits: dict[str, Any]) -> None:
+def test_a_student_of_the_wrong_size_is_found(digits: dict[str, Any]) -> None:
     put("data.size", 8)(digits)
     assert any(line.startswith("students.lenet5_half.arch: ") for line in errors(digits))
 
@@ -215,7 +215,7 @@ def of_batch_norm(params: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("method", ["deepinversion", "adaptive_deepinversion"])
 @pytest.mark.parametrize(("arch", "fits"), [("lenet5", False), ("resnet8", True)])
 @pytest.mark.parametrize("source", ["train", "checkpoint"])
-def test_a_method_that_needs_batch_norm_needs_a_teacher_that_has_it(
+def test_methods_of_batch_norm_need_a_teacher_that_has_it(
     project_root: Path, digits: dict[str, Any], method: str, arch: str, fits: bool, source: str
 ) -> None:
     blocks = read_params(project_root / "presets" / "cifar10.yaml")["methods"]
@@ -234,7 +234,7 @@ def test_a_method_that_needs_batch_norm_needs_a_teacher_that_has_it(
 
 @pytest.mark.parametrize("size", [224, None])
 @pytest.mark.parametrize(("name", "fits"), [("alexnet", False), ("resnet18", True)])
-def test_a_published_teacher_without_batch_norm_is_found_before_its_weights_are_fetched(
+def test_a_published_teacher_needs_batch_norm_before_any_fetch(
     project_root: Path, monkeypatch: pytest.MonkeyPatch, name: str, fits: bool, size: int | None
 ) -> None:
     params = read_params(project_root / "presets" / "imagenet.yaml")
@@ -269,7 +269,7 @@ def test_missing_files_are_warnings(digits: dict[str, Any]) -> None:
     assert found.warnings == ["data.root: nowhere: no such folder", "teacher.path: nowhere/weights.pt: no such file"]
 
 
-def test_a_users_file_that_is_not_trusted_yet_is_shown_with_its_hash(digits: dict[str, Any], tmp_path: Path) -> None:
+def test_an_untrusted_file_is_shown_with_its_hash(digits: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "net.py"
     path.write_bytes(b"raise SystemExit('never run')\n")
     own = checkpoint("") | {"source": "python", "path": str(path), "callable": "build", "checkpoint": None}
@@ -399,7 +399,7 @@ def test_a_method_says_itself_what_it_cannot_do(digits: dict[str, Any], monkeypa
     assert asked == [(1, 16, 10)]
 
 
-def test_students_in_files_of_ones_own_are_shown_with_their_hash(digits: dict[str, Any], tmp_path: Path) -> None:
+def test_students_in_files_are_shown_with_their_hash(digits: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "net.py").write_bytes(b"raise SystemExit('never run')\n")
     digest = hashlib.sha256((tmp_path / "net.py").read_bytes()).hexdigest()
     put("students.resnet8.arch", f"python:{tmp_path}/net.py:build")(digits)

@@ -167,7 +167,7 @@ def test_both_resolutions_leave_their_mark_on_shards(tmp_path: Path) -> None:
         assert not torch.equal(images, other.load("train").images)
 
 
-def test_the_stored_logits_are_the_teachers_own_on_the_stored_pixels(tmp_path: Path) -> None:
+def test_stored_logits_are_the_teachers_on_stored_pixels(tmp_path: Path) -> None:
     teacher = small_teacher()
     samples = dataset_of(small_block(), teacher, tmp_path / "made").load("holdout")
     with torch.no_grad():

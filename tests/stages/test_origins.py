@@ -1,8 +1,10 @@
 """The right file in the wrong place: whoever uses it refuses, and names what is there and what belongs there."""
 
+import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.errors import DataError
 from pipeline.core.params import read_params
 from stages import distill, evaluate, report, synthesize, teacher
@@ -112,7 +115,7 @@ def test_another_teacher_is_refused(place: Path, command: str) -> None:
         call(*command.split())
 
 
-def test_a_dataset_made_anew_is_not_the_one_that_a_student_learned_from(place: Path) -> None:
+def test_a_dataset_made_anew_is_not_the_students(place: Path) -> None:
     params = read_params(Path("params.yaml"))
     params["methods"]["noise"]["distribution"] = "normal"
     write(params)
@@ -120,6 +123,29 @@ def test_a_dataset_made_anew_is_not_the_one_that_a_student_learned_from(place: P
     call("synthesize", "noise")
     with pytest.raises(DataError, match="its dataset's sha256 is "):
         call("evaluate", "noise", "small", "0")
+
+
+def test_costs_are_those_of_all_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*arguments: Any, **options: Any) -> None:
+        original(*arguments, **options)
+        raise KeyboardInterrupt
+
+    def slow(checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+        time.sleep(0.5)
+        save(checkpoint, state)
+
+    save, original = Checkpoint.save, distill.train
+    monkeypatch.setattr(Checkpoint, "save", slow)
+    monkeypatch.setattr(distill, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        call("distill", "noise", "small", "0")
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    call("distill", "noise", "small", "0")
+    cost = json.loads(Path("data/provenance/students/noise-small-0.json").read_text())
+    assert cost["seconds"] >= 0.5
+    assert cost["threads"] >= 1
+    assert not list(Path(".work/students").rglob("*.safetensors"))
 
 
 def test_right_files_pass_and_leftovers_of_killed_runs_go(place: Path) -> None:

@@ -124,7 +124,7 @@ class TestRerunTable:
         grown.edit("pipeline/methods/zskd.py", lambda text: text.replace("\n\n\n", "\n\n\n# A remark.\n", 1))
         assert grown.repro() == set()
 
-    def test_a_methods_code_that_makes_the_same_images_stops_at_its_stage(self, grown) -> None:
+    def test_code_that_makes_the_same_images_stops_there(self, grown) -> None:
         shards = grown.bytes_of("data/synthetic/zskd")
         grown.edit("pipeline/methods/zskd.py", lambda text: text + HARMLESS)
         assert grown.repro() <= {"synthesize@zskd", "report"}
@@ -146,7 +146,7 @@ class TestRerunTable:
         assert grown.repro() == set()
         assert grown.bytes_of("data/synthetic/noise") == before
 
-    def test_metrics_plots_and_experiments_work_as_dvc_users_expect(self, grown) -> None:
+    def test_metrics_plots_and_experiments_work(self, grown) -> None:
         shown = json.loads(grown.run("dvc", "metrics", "show", "--json"))
         assert any("summary.json" in name for name in shown[""]["data"])
         grown.run("dvc", "plots", "show", "--out", "plots")
@@ -224,9 +224,7 @@ def test_students_can_be_finished_on_a_few_real_images(tmp_path: Path, make_proj
 
 
 @pytest.mark.slow
-def test_without_any_data_a_teacher_from_a_file_is_inverted_and_agreement_is_reported(
-    tmp_path: Path, make_project
-) -> None:
+def test_without_any_data_agreement_is_reported(tmp_path: Path, make_project) -> None:
     project = make_project(tmp_path)
     net = nets.build("resnet8", 10, 1, 16, rng=torch.Generator().manual_seed(0))
     save_file(net.state_dict(), project.root / "weights.safetensors")
@@ -257,7 +255,7 @@ def test_without_any_data_a_teacher_from_a_file_is_inverted_and_agreement_is_rep
 
 
 @pytest.mark.slow
-def test_a_methods_proxy_is_measured_and_runs_again_when_its_own_code_changes(tmp_path: Path, make_project) -> None:
+def test_a_proxy_is_measured_again_when_its_code_changes(tmp_path: Path, make_project) -> None:
     project, name = make_project(tmp_path), "adaptive_deepinversion"
     block = project.params["methods"][name]
     block |= {"group": 20, "images": 20, "rounds": 1}

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import nets
 from pipeline.core.errors import TeacherError
@@ -147,7 +148,7 @@ def test_the_run_leaves_modes_statistics_and_hooks_as_they_were() -> None:
     note(net, torch.ones(1, 1, 6, 6))
     assert [module.training for module in net] == [True, False, True, True]
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert not any(module._forward_hooks for module in net.modules())
+    assert hooks(net) == 0
 
 
 def test_modes_and_hooks_are_put_back_when_the_run_fails() -> None:
@@ -155,7 +156,7 @@ def test_modes_and_hooks_are_put_back_when_the_run_fails() -> None:
     with pytest.raises(RuntimeError):
         note(net, torch.ones(1, 1, 6, 6))
     assert all(module.training for module in net.modules())
-    assert not any(module._forward_hooks for module in net.modules())
+    assert hooks(net) == 0
 
 
 def test_probabilities_are_not_taken_for_logits() -> None:
@@ -183,3 +184,12 @@ def test_declared_points_win_over_what_can_be_seen() -> None:
     net.head = "9"  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(TeacherError, match="does not end in a linear layer"):
         nets.final_linear(net)
+
+
+@pytest.mark.parametrize("arch", ["lenet5_bn", "resnet8", "wrn_16_1", "alexnet_half", "torchvision:mobilenet_v2"])
+def test_operations_are_counted_as_torch_counts_them(arch: str) -> None:
+    net, images = nets.build(arch, 10, 3, 32).eval(), torch.zeros(2, 3, 32, 32)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(images)
+    assert nets.flops(net, images) == counter.get_total_flops()
+    assert hooks(net) == 0

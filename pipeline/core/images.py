@@ -1,9 +1,9 @@
 """The only place that knows pixel ranges: images are [0, 1] floats, uint8 on disk, normalised inside a network."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["Normalise", "from_uint8", "to_uint8", "to_unit"]
+__all__ = ["from_uint8", "to_uint8", "to_unit"]
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -25,20 +25,3 @@ def from_uint8(images: Tensor) -> Tensor:
 def to_unit(images: Tensor) -> Tensor:
     """Stored images, uint8 or float16, to float32 in [0, 1]."""
     return from_uint8(images) if images.dtype == torch.uint8 else images.float()
-
-
-class Normalise(nn.Module):
-    """Per-channel (x - mean) / std on [N, C, H, W] images in [0, 1]."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """Mean and std are in [0, 1] units, one per channel."""
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[N, C, H, W] in [0, 1] to the same shape, normalised."""
-        return (images - self.mean) / self.std

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.images import Normalise, from_uint8, to_uint8, to_unit
+from pipeline.classifier import Normalise
+from pipeline.core.images import from_uint8, to_uint8, to_unit
 
 
 def test_every_byte_survives_the_way_to_floats_and_back() -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import nets
+from pipeline.classifier import Normalise
 from pipeline.core.device import Compute
 from pipeline.core.errors import ParamsError
-from pipeline.core.images import Normalise
 from pipeline.measure.belief import BeliefMatch, BeliefParams, match_beliefs, write_beliefs
 
 CPU = Compute(device="cpu", precision="bfloat16", channels_last=False, compile="never")  # a precision to be ignored

@@ -1,7 +1,7 @@
 """A network that learns: its optimiser, the schedule of its learning rate, clipping, and state to resume from."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
@@ -85,16 +85,17 @@ class Learner:
         # of a core in every process; and state that is copied into place keeps the strides of its parameters.
         moments = 1 if params.name == "sgd" else 2
         self._moments = [[torch.zeros_like(weight) for weight in self.parameters] for _ in range(moments)]
-        self._counts = [torch.zeros(()) for _ in self.parameters]
+        self._counts = [torch.zeros((), device=weight.device) for weight in self.parameters]
 
     def step(self, loss: Tensor, number: int) -> None:
         """One step down a scalar loss: step `number`, from 0, of the schedule.
 
         Gradients reach this network's parameters and no other's; a parameter without one stays as it is.
         """
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        gradients = cast(tuple[Tensor | None, ...], found)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = None if gradient is None else _laid_out(gradient, parameter)
         if self.params.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.params.clip_norm)
         with torch.no_grad():
@@ -124,15 +125,20 @@ class Learner:
         params, decay = self.params, self.params.weight_decay
         if params.name == "sgd":
             sgd(
-                weights, gradients, list(moments[0]), foreach=True, weight_decay=decay, momentum=params.momentum,
+                weights, gradients, list(moments[0]), fused=True, weight_decay=decay, momentum=params.momentum,
                 lr=learning_rate, dampening=0.0, nesterov=False, maximize=False,
             )  # fmt: skip
         else:
             adam(
                 weights, gradients, moments[0], moments[-1], [], counts,
-                foreach=True, amsgrad=False,
+                fused=True, amsgrad=False,
                 beta1=params.momentum, beta2=_BETA2, lr=learning_rate, weight_decay=decay, eps=_EPSILON, maximize=False,
                 decoupled_weight_decay=params.name == "adamw",
             )  # fmt: skip
         for weight in weights:
             weight.grad = None
+
+
+def _laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in the parameter's order of memory: fused kernels walk through both without a look at strides."""
+    return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)

@@ -161,9 +161,11 @@ def _aside(out: Path) -> Iterator[Path]:
     while True:
         aside = out.with_name(f"{prefix}{token_hex(4)}")
         aside.mkdir()
-        descriptor = _locked(aside)
-        if aside.is_dir():  # no other publisher took it for a dead one's just now
+        descriptor = _locked(aside, wait=True)  # for another publisher that takes it for a dead one's just now
+        if aside.is_dir():
             break
+        if descriptor is not None:
+            os.close(descriptor)
     try:
         yield aside
     finally:
@@ -172,14 +174,14 @@ def _aside(out: Path) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _locked(folder: Path) -> int | None:
+def _locked(folder: Path, *, wait: bool = False) -> int | None:
     """Lock a folder; None when a living process holds it, or it is gone. The system frees it on kill -9."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         os.close(descriptor)
         return None

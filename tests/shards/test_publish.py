@@ -1,20 +1,21 @@
 """Publishing: whole or not at all, and two at a time never mix."""
 
+import os
+import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.classifier import TeacherCard
 from pipeline.core.errors import WorkError
 from pipeline.shards import publish as module
-from pipeline.shards.make import ShardPlan
-from pipeline.shards.manifest import Manifest
-from pipeline.shards.produce import ShardMaker
+from pipeline.shards.make import ShardMaker
+from pipeline.shards.manifest import LIMITS, Manifest
 from pipeline.shards.publish import describe, publish
 from pipeline.shards.reader import Dataset
-from pipeline.shards.work import ShardRecord
-from tests.support import Data, write_dataset
+from pipeline.shards.work import ShardRecord, plan
+from tests.support import Data, linear_teacher, write_dataset
 
 
 class Work:
@@ -96,6 +97,31 @@ def test_many_publishers_at_once_leave_one_whole_dataset(works: list[Work], tmp_
         assert all("another dataset" in result for result in results if result is not None)
 
 
+def test_a_folder_that_another_publisher_takes_for_a_dead_ones_is_given_up(
+    works: list[Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The other one has it locked, and has not removed it yet, when its owner looks."""
+    lock, begun = module._locked, threading.Event()
+
+    def meet(folder: Path, **wait: bool) -> int | None:
+        monkeypatch.setattr(module, "_locked", lock)
+        thread = threading.Thread(target=remove, args=(folder,))
+        thread.start()
+        begun.wait()
+        return lock(folder, **wait)
+
+    def remove(folder: Path) -> None:
+        descriptor = lock(folder)
+        assert descriptor is not None
+        begun.set()
+        time.sleep(0.05)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+    monkeypatch.setattr(module, "_locked", meet)
+    assert send(works[0], tmp_path / "out") is None
+
+
 def test_equal_datasets_may_be_published_at_once(works: list[Work], tmp_path: Path):
     assert [send(works[0], tmp_path / "out") for _ in range(2)] == [None, None]
     (tmp_path / "out" / "README.md").write_text("edited")
@@ -128,25 +154,12 @@ def test_a_manifest_that_no_reader_takes_is_not_written(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["a\tb", "\u202eabc", "x" * 301, ""])
-def test_a_teacher_whose_classes_no_manifest_may_name_is_one_line(name: str):
-    info = TeacherCard(
-        arch="lenet5", classes=("a", name), channels=1, size=4, mean=(0.5,), std=(0.5,), batch_norm=False,
-        sha256="0" * 64, accuracy=None, source="a test",
+def test_shards_that_no_manifest_may_hold_are_one_line():
+    large = ShardRecord(
+        name="train-00000.tar", samples=1, bytes=LIMITS.shard_bytes + 1, sha256="1" * 64, histogram=(1, 0, 0, 0),
+        agree=1, seconds=1.0, work="",
     )  # fmt: skip
-    record = ShardRecord(
-        name="train-00000.tar", samples=1, bytes=9, sha256="1" * 64, histogram=(1, 0), agree=1, seconds=1.0, work=""
-    )
     maker = ShardMaker(Path, 0, "noise", "png", soft_targets=False)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(WorkError, match=r"^noise: the manifest cannot say: '(teacher\.)?classes\.1'") as caught:
-        describe(
-            [ShardPlan("train", 0, 1)],
-            [record],
-            maker,
-            params={},
-            data_free=True,
-            steered=True,
-            teacher=info,
-            attachments=(),
-        )
-    assert "\n" not in str(caught.value)
+    facts = {"params": {}, "data_free": True, "steered": True, "attachments": ()}
+    with pytest.raises(WorkError, match=r"^noise: the manifest cannot say: 'bytes'.*[^\n]$"):
+        describe(plan(1, 1, 0), [large], maker, teacher=linear_teacher().card, **facts)

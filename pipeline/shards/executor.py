@@ -190,10 +190,15 @@ def _for_children() -> Iterator[None]:
     """Processes started in the block compute with one thread from their first import, and never hear Ctrl-C.
 
     They inherit that from this process: a handler of their own would come too late, seconds into their imports. What
-    is pressed meanwhile reaches this process when the block ends.
+    is pressed meanwhile reaches this process when the block ends, since a process that was started and not yet told
+    what to do ends with a traceback.
     """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
+    pressed: list[int] = []
+    # Another thread may take the signal that this one blocks; Python calls the handler in the main thread all the same.
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number)) if main else None
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ.update(dict.fromkeys(names, "1"))
     try:
@@ -205,3 +210,7 @@ def _for_children() -> Iterator[None]:
             else:
                 os.environ[name] = value
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main:
+            signal.signal(signal.SIGINT, handler)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)

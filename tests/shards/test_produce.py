@@ -1,4 +1,7 @@
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import torch
 from pipeline.core.errors import MethodError, ParamsError, TeacherError, WorkError
 from pipeline.core.rng import stream
 from pipeline.methods import Batch
+from pipeline.shards import executor
 from pipeline.shards.executor import Executor, choose, fit_threads, free_cores
 from pipeline.shards.make import ShardMaker, ShardPlan, Workshop, label, make_shard, quantise
 from pipeline.shards.produce import produce
@@ -42,14 +46,14 @@ def maker(encoding: str = "png") -> ShardMaker:
 
 
 def good() -> Batch:
-    return NoiseSource().draw(SHARD, torch.Generator().manual_seed(0), 0)
+    return NoiseSource().draw_numbered(SHARD, torch.Generator().manual_seed(0), 0)
 
 
 def test_what_is_read_back_is_what_the_source_drew_and_the_teacher_says_of_the_stored_image(tmp_path: Path):
     make_noise(tmp_path / "work", tmp_path / "out")
     dataset = Dataset.open(tmp_path / "out")
     for split, number in (("train", 3), ("holdout", 0)):
-        drawn = NoiseSource().draw(SHARD, stream(0, f"noise/{split}", number), 0)
+        drawn = NoiseSource().draw_numbered(SHARD, stream(0, f"noise/{split}", number), 0)
         stored = list(dataset.shards(split))[number]
         pixels = np.rint(drawn.images.numpy() * 255).astype(np.uint8)
         assert np.array_equal(stored.images.numpy(), pixels)
@@ -64,7 +68,7 @@ def test_what_is_read_back_is_what_the_source_drew_and_the_teacher_says_of_the_s
 def test_the_teacher_labels_the_float16_image_when_that_is_what_is_stored(tmp_path: Path):
     make_noise(tmp_path / "work", tmp_path / "out", encoding="npy")
     stored = Dataset.open(tmp_path / "out").load("train")
-    drawn = NoiseSource().draw(SHARD, stream(0, "noise/train", 0), 0)
+    drawn = NoiseSource().draw_numbered(SHARD, stream(0, "noise/train", 0), 0)
     assert torch.equal(stored.images[:SHARD], drawn.images.half())
     torch.testing.assert_close(stored.logits, label(linear_teacher(), stored.images), rtol=0, atol=0)
     exact = linear_teacher()(drawn.images)
@@ -180,6 +184,22 @@ def test_with_one_thread_the_workshop_is_opened_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("pipeline.shards.executor.free_cores", lambda: 1)
     list(Executor().map(lambda: opened.append(1) or (lambda item: item), [0, 1]))
     assert opened == [1]
+
+
+def test_an_interrupt_that_another_thread_takes_waits_until_a_new_process_knows_what_to_do():
+    over, told = threading.Event(), threading.Event()
+    threading.Thread(target=over.wait).start()  # as a bar's, which blocks no signal
+
+    def start() -> None:
+        with executor._for_children():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            told.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    over.set()
+    assert told.is_set()
 
 
 def test_a_killed_worker_is_one_clear_error_and_what_was_made_stays(tmp_path: Path):

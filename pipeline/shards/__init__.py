@@ -1,5 +1,6 @@
 """The dataset format: WebDataset tars under a manifest, written deterministically, read strictly and verified."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,9 +12,8 @@ __all__ = ["Dataset", "Manifest", "Samples"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: the plan of a dataset and its limits need no torch."""
+    """Import a public name when it is first used: who writes shards needs no reader, who plans them no torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import manifest, reader
-
-    return getattr(manifest if name == "Manifest" else reader, name)
+    # By name, so that the code of the reader is in the fingerprint of those alone who import it (see `core.code`).
+    return getattr(import_module(f"{__name__}.{'manifest' if name == 'Manifest' else 'reader'}"), name)

@@ -19,7 +19,7 @@ from ..core.images import to_uint8, to_unit
 from ..core.rng import stream
 from ..optimise.source import Batch, Numbered, Source, draw
 from .encode import encode_shard
-from .manifest import Encoding, Split, shard_name
+from .layout import Encoding, Split, shard_name
 
 __all__ = ["MadeShard", "ShardMaker", "ShardPlan", "Workshop", "fit_stream", "label", "make_shard", "quantise"]
 

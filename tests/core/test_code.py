@@ -175,6 +175,7 @@ MATTERS = (
     "methods.zskt",
     "shards.make",
     "shards.encode",
+    "shards.layout",
     "nets.lenet",
     "nets.resnet",
     "core.rng",
@@ -183,8 +184,8 @@ MATTERS = (
 )
 DOES_NOT = (
     *(f"core.{name}" for name in ("checkpoint", "code", "errors", "files", "params", "progress", "work")),
-    *(f"shards.{name}" for name in ("card", "executor", "produce", "publish", "reader", "work", "__main__")),
-    "methods.zskd", "methods.dafl", "nets.wrn", "distill.train", "report.build",
+    *(f"shards.{name}" for name in ("card", "decode", "executor", "manifest", "produce", "publish", "reader", "work")),
+    "shards.__main__", "methods.zskd", "methods.dafl", "nets.wrn", "distill.train", "report.page",
 )  # fmt: skip
 
 

@@ -174,8 +174,7 @@ def test_preview_of_a_damaged_dataset_writes_nothing(command: Command, folder: P
 
 
 def test_prune_deletes_old_work_directories(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for variable in ("AFTERIMAGE_WORK_DIR", "PHOTOGRAM_WORK_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "work"))
+    monkeypatch.setenv("PHOTOGRAM_WORK_DIR", str(tmp_path / "work"))
     folders = [tmp_path / "work" / "synthetic" / "noise" / (letter * 16) for letter in "abc"]
     for age, folder in enumerate(folders):
         folder.mkdir(parents=True)

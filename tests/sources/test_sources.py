@@ -11,6 +11,7 @@ from pipeline.classifier import Classifier, TeacherCard
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.errors import ParamsError, TeacherError
 from pipeline.core.files import sha256_bytes, sha256_file
+from pipeline.optimise import network
 from tests.support import CPU
 from tests.support import make_teacher as make
 
@@ -27,26 +28,8 @@ RECIPE = {
     "batch": 32,
     "epochs": 2,
     "steps_per_epoch": 15,
-    "optimiser": "sgd",
-    "learning_rate": 0.1,
-    "momentum": 0.9,
-    "weight_decay": 0.0,
-    "schedule": "cosine",
-    "milestones": [],
-    "decay": 0.1,
-    "warmup_epochs": 0,
-    "clip_norm": 1.0,
-    "mixup": 0.0,
-    "augment": {
-        "crop": 1,
-        "flip": False,
-        "rotate": 0,
-        "translate": 0,
-        "scale": [1, 1],
-        "shear": 0,
-        "cutout": 0,
-        "fill": "zeros",
-    },
+    "optimizer": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "schedule": "cosine", "clip_norm": 1.0},
+    "augment": {"crop": 1},
 }
 
 
@@ -196,10 +179,8 @@ def test_a_trained_teacher_beats_chance_by_far(trained):
 
 
 def test_a_training_that_was_finished_but_not_saved_is_not_repeated(trained, monkeypatch):
-    from pipeline.training import loop
-
     teacher, work = trained
-    monkeypatch.setattr(loop, "_epoch", None)
+    monkeypatch.setattr(network, "_epoch", None)
     again = make(train_block(), work, DIGITS)
     first = teacher.net.state_dict()
     assert all(torch.equal(first[name], value) for name, value in again.net.state_dict().items())
@@ -230,8 +211,6 @@ def test_training_is_a_function_of_the_seed_and_touches_no_global_generator(trai
 
 
 def test_a_training_that_was_interrupted_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
-    from pipeline.training import loop
-
     calls = []
 
     def interrupt(point):
@@ -240,7 +219,7 @@ def test_a_training_that_was_interrupted_ends_with_the_same_weights(trained, tmp
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "crash_point", interrupt)
+        patch.setattr(network, "crash_point", interrupt)
         with pytest.raises(KeyboardInterrupt):
             make(train_block(), tmp_path, DIGITS)
     assert len(list(tmp_path.iterdir())) == 1, "the state after the first epoch"

@@ -64,6 +64,9 @@ def content(tree: SourceTree, roots: tuple[str, ...], settings: Settings) -> str
     block counts as a part of such a method. The other consumers of real data have it in their `params`.
     """
     modules = tree.closure(roots)
+    source = settings.mapping("data").get("source") if _REAL in modules else None
+    if f"{_REAL}.{source}" in tree.modules:
+        modules = tree.closure((*roots, f"{_REAL}.{source}"))
     hashes = tree.hashes(modules)
     if roots[0] == "stages.synthesize" and _REAL in modules:
         hashes["params.yaml: data"] = sha256_bytes(canonical_json(settings.mapping("data")))

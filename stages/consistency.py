@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from pipeline import methods, nets, real
+from pipeline import methods, nets
 from pipeline.classifier import Card
 from pipeline.core.errors import ParamsError, PipelineError
 from pipeline.core.files import sha256_file
@@ -21,7 +21,7 @@ from pipeline.grid import PROXY, Matrix
 from pipeline.losses import Loss
 from pipeline.methods import needing_batch_norm
 from pipeline.nets.probe import needs_batches
-from pipeline.real import DataBlock, Folder, NoData
+from pipeline.real import DataBlock, NoData, folder, torchvision
 from pipeline.shards.manifest import LIMITS, fits
 from pipeline.sources import CheckpointFile, Python, TeacherBlock, Timm, Torchvision, Train
 from stages.settings import Settings, architectures
@@ -72,7 +72,7 @@ class Images(NamedTuple):
     size: int
 
 
-def images_of(data: DataBlock, teacher: TeacherBlock) -> Images | None:
+def images_of(data: DataBlock | NoData, teacher: TeacherBlock) -> Images | None:
     """The shape of the images; None where only the weights of a published network will tell.
 
     Where the data must be read to count the classes, their number is a guess: enough to see whether a net can be built.
@@ -87,7 +87,7 @@ def images_of(data: DataBlock, teacher: TeacherBlock) -> Images | None:
             return None if teacher.size is None else Images(_count(teacher.classes), 3, teacher.size)
 
 
-def least_classes(data: DataBlock, teacher: TeacherBlock) -> int:
+def least_classes(data: DataBlock | NoData, teacher: TeacherBlock) -> int:
     """How many classes there are, or 2, which is the least, where params.yaml does not tell."""
     given = None if isinstance(teacher, Train) else teacher.classes
     if given is not None:
@@ -109,13 +109,13 @@ def of_numbers(value: object, key: str = "") -> Iterator[str]:
         yield f"{key}: {value}: expected a number that a float32 can hold"
 
 
-def of_classes(data: DataBlock, teacher: TeacherBlock) -> Iterator[str]:
+def of_classes(data: DataBlock | NoData, teacher: TeacherBlock) -> Iterator[str]:
     """Class names that neither the teacher's card nor a dataset's manifest can hold."""
-    if isinstance(data, Folder):
+    if isinstance(data, folder.Data):
         for split in ("train", "test"):
-            folder = Path(data.root).expanduser() / split
-            found = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
-            yield from _unlike_names(found, f"data.root: {folder}")
+            place = Path(data.root).expanduser() / split
+            found = sorted(path.name for path in place.glob("[!.]*") if path.is_dir())
+            yield from _unlike_names(found, f"data.root: {place}")
     classes = None if isinstance(teacher, Train) else teacher.classes
     if isinstance(classes, int) and classes > LIMITS.classes:
         yield f"teacher.classes: {classes}: expected at most {LIMITS.classes}"
@@ -154,7 +154,7 @@ def of_matrix(matrix: Matrix, settings: Settings, classes: int) -> Iterator[str]
     yield from _proxies(matrix, settings)
 
 
-def of_teacher(data: DataBlock, teacher: TeacherBlock, net: nn.Module | None) -> Iterator[str]:
+def of_teacher(data: DataBlock | NoData, teacher: TeacherBlock, net: nn.Module | None) -> Iterator[str]:
     """A teacher whose input is not what the data block makes, or that cannot be trained here."""
     if isinstance(data, NoData):
         if isinstance(teacher, Train):
@@ -173,7 +173,7 @@ def of_teacher(data: DataBlock, teacher: TeacherBlock, net: nn.Module | None) ->
         yield from _one_image(teacher, net, Images(_SOME, data.channels, data.size))
 
 
-def of_data(data: DataBlock, shards: ShardParams, matrix: Matrix) -> Iterator[str]:
+def of_data(data: DataBlock | NoData, shards: ShardParams, matrix: Matrix) -> Iterator[str]:
     """Methods without their data, students with nothing to be measured on."""
     if not isinstance(data, NoData):
         return
@@ -184,7 +184,7 @@ def of_data(data: DataBlock, shards: ShardParams, matrix: Matrix) -> Iterator[st
             yield f"matrix.methods: {name!r}: needs real data, but data.source is none; take it out"
 
 
-def of_real(data: DataBlock, shards: ShardParams, made: dict[str, MethodBlock]) -> Iterator[str]:
+def of_real(data: DataBlock | NoData, shards: ShardParams, made: dict[str, MethodBlock]) -> Iterator[str]:
     """More real images than there are, as far as that is known without reading them."""
     there, _ = _KNOWN.get(_name(data), (None, 0))
     for name, method in made.items():
@@ -329,11 +329,11 @@ def of_batch_norm(matrix: Matrix, teacher: TeacherBlock, net: nn.Module) -> Iter
             yield f"matrix.methods: {name!r}: {needing_batch_norm(f'teacher {arch}')}"
 
 
-def missing_files(data: DataBlock, teacher: TeacherBlock, trust: tuple[str, ...]) -> Iterator[str]:
+def missing_files(data: DataBlock | NoData, teacher: TeacherBlock, trust: tuple[str, ...]) -> Iterator[str]:
     """Files that a stage will look for and not find."""
-    if isinstance(data, Folder) and not Path(data.root).expanduser().is_dir():
+    if isinstance(data, folder.Data) and not Path(data.root).expanduser().is_dir():
         yield f"data.root: {data.root}: no such folder"
-    if isinstance(data, real.Torchvision) and not data.download and not Path(data.root).expanduser().is_dir():
+    if isinstance(data, torchvision.Data) and not data.download and not Path(data.root).expanduser().is_dir():
         yield f"data.root: {data.root}: no such folder; put the files there, or set data.download: true"
     if isinstance(teacher, CheckpointFile):
         yield from _missing("teacher.path", teacher.path)
@@ -432,8 +432,8 @@ def _one_per_channel(teacher: Train, channels: int) -> Iterator[str]:
             yield f"teacher.{key}: {list(values)}: data.channels is {channels}; give one number per channel"
 
 
-def _name(data: DataBlock) -> str:
-    return data.name if isinstance(data, real.Torchvision) else data.source
+def _name(data: DataBlock | NoData) -> str:
+    return data.name if isinstance(data, torchvision.Data) else data.source
 
 
 def _one_image(teacher: Train, net: nn.Module | None, images: Images) -> Iterator[str]:

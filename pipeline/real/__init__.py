@@ -1,22 +1,28 @@
-"""Real data, for the demonstration teacher, evaluation and reference rows only; all of it optional."""
+"""Real data, for the demonstration teacher, evaluation and reference rows only; all of it optional.
 
-from collections.abc import Iterable
+One file for each `source`; the file's name is the registry. It has a class `Data`, a `DataBlock` whose fields are its
+params block.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from pydantic import PositiveInt
 from torch import Tensor
 
 from ..core.errors import DataError
 from ..core.files import sha256_bytes
 from ..core.params import Block, build_one_of
-from . import digits, folder, torchvision
-from .digits import Digits
-from .folder import Folder
-from .torchvision import Torchvision
 
-__all__ = ["DataBlock", "Digits", "Folder", "Labelled", "NoData", "Torchvision", "collect", "load", "parse"]
+__all__ = ["DataBlock", "Labelled", "NoData", "Samples", "Split", "collect", "load", "parse"]
+
+Split = Literal["train", "test"]
+Samples = Iterator[tuple[Image.Image, int]]  # images of any size and 8-bit mode, with their labels
 
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 
@@ -27,9 +33,25 @@ class NoData(Block):
     source: Literal["none"]
 
 
-DataBlock = Digits | Torchvision | Folder | NoData
+class DataBlock(Block):
+    """A set of real images, resized and with the channels that are asked for."""
 
-_BLOCKS: dict[str, type[DataBlock]] = {"digits": Digits, "torchvision": Torchvision, "folder": Folder, "none": NoData}
+    source: str
+    size: PositiveInt  # height and width in pixels
+    channels: Literal[1, 3]
+
+    @property
+    def name_shown(self) -> str:
+        """What messages call the set."""
+        return self.source
+
+    def read(self, split: Split) -> tuple[Samples, tuple[str, ...] | None]:
+        """The samples of a split as they come, and the names of the classes where the set has some.
+
+        Raises:
+            DataError: files are missing, or are not what the block says.
+        """
+        raise NotImplementedError
 
 
 class Labelled(NamedTuple):
@@ -45,7 +67,7 @@ class Labelled(NamedTuple):
         return sha256_bytes("".join(map(sha256_bytes, parts)).encode())
 
 
-def parse(block: Any, key: str = "data") -> DataBlock:
+def parse(block: Any, key: str = "data") -> DataBlock | NoData:
     """Validate a data block; its `source` says which fields it has.
 
     Args:
@@ -55,10 +77,14 @@ def parse(block: Any, key: str = "data") -> DataBlock:
     Raises:
         ParamsError: one line per wrong key.
     """
-    return build_one_of(_BLOCKS, block, key)
+    files = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    models: dict[str, type[Block]] = {name: importlib.import_module(f"{__name__}.{name}").Data for name in files}
+    found = build_one_of(models | {"none": NoData}, block, key)
+    assert isinstance(found, DataBlock | NoData)
+    return found
 
 
-def load(params: DataBlock, split: Literal["train", "test"]) -> Labelled | None:
+def load(params: DataBlock | NoData, split: Split) -> Labelled | None:
     """Read one split into memory, resized and with the channels the block asks for.
 
     Returns:
@@ -67,19 +93,10 @@ def load(params: DataBlock, split: Literal["train", "test"]) -> Labelled | None:
     Raises:
         DataError: files are missing, or are not what the block says.
     """
-    match params:
-        case NoData():
-            return None
-        case Digits():
-            samples, classes = digits.read(split)
-            where = f"digits ({split})"
-        case Torchvision():
-            samples, classes = torchvision.read(params, split)
-            where = f"{params.name} ({split})"
-        case Folder():
-            samples, classes = folder.read(params, split)
-            where = f"{params.root} ({split})"
-    return collect(samples, classes, params.size, params.channels, where)
+    if isinstance(params, NoData):
+        return None
+    samples, classes = params.read(split)
+    return collect(samples, classes, params.size, params.channels, f"{params.name_shown} ({split})")
 
 
 def collect(

@@ -7,42 +7,39 @@ unchanged; `digits.gz` holds it as bytes, for each scan 64 pixels, row by row, t
 
 import gzip
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import PositiveInt
 
-from ..core.params import Block
+from . import DataBlock, Samples, Split
 
-__all__ = ["Digits", "read", "table"]
+__all__ = ["Data", "table"]
 
 _TEST = 360  # of 1797
 _MAX_VALUE = 16  # the scans count dark pixels in 4x4 cells
 
 
-class Digits(Block):
-    """The embedded digits, resized."""
+class Data(DataBlock):
+    """The embedded digits: 1437 training and 360 test scans.
 
-    source: Literal["digits"]
-    size: PositiveInt  # height and width in pixels
-    channels: Literal[1, 3]
-
-
-def read(split: Literal["train", "test"]) -> tuple[Iterator[tuple[Image.Image, int]], tuple[str, ...]]:
-    """1437 training or 360 test scans and the classes; the split is fixed, stratified, and the same on every machine.
-
-    The scans come from 43 writers; as in most uses of this set, one writer's digits stand in both splits.
+    The split is fixed, stratified, and the same on every machine. The scans come from 43 writers; as in most uses of
+    this set, one writer's digits stand in both splits.
     """
+
+    def read(self, split: Split) -> tuple[Samples, tuple[str, ...] | None]:
+        """As in `DataBlock`."""
+        return _scans(split), tuple(map(str, range(10)))
+
+
+def _scans(split: Split) -> Samples:
     scans, labels = np.split(table(), [64], axis=1)
     scans = np.round(scans * (255 / _MAX_VALUE)).astype(np.uint8).reshape(-1, 8, 8)
     labels = labels[:, 0].astype(np.int64)
     order = _order(scans, labels)
     chosen = np.sort(order[:_TEST] if split == "test" else order[_TEST:])
-    return ((Image.fromarray(scans[i]), int(labels[i])) for i in chosen), tuple(map(str, range(10)))
+    return ((Image.fromarray(scans[i]), int(labels[i])) for i in chosen)
 
 
 def table() -> NDArray[np.uint8]:

@@ -2,30 +2,34 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
-from pydantic import PositiveInt
 
 from ..core.errors import DataError
-from ..core.params import Block
 from ..core.progress import track
+from . import DataBlock, Samples, Split
 
-__all__ = ["Folder", "read"]
+__all__ = ["Data"]
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 
 
-class Folder(Block):
+class Data(DataBlock):
     """A folder of images by class; labels follow the classes' names in sorted order."""
 
-    source: Literal["folder"]
     root: str  # relative to the current directory; ~ is expanded
-    size: PositiveInt  # height and width in pixels
-    channels: Literal[1, 3]
+
+    @property
+    def name_shown(self) -> str:
+        """As in `DataBlock`."""
+        return self.root
+
+    def read(self, split: Split) -> tuple[Samples, tuple[str, ...] | None]:
+        """As in `DataBlock`."""
+        return _read(self, split)
 
 
-def read(params: Folder, split: Literal["train", "test"]) -> tuple[Iterator[tuple[Image.Image, int]], tuple[str, ...]]:
+def _read(params: Data, split: Split) -> tuple[Samples, tuple[str, ...]]:
     """Every png, jpg, webp and bmp of a split, and the classes; other files are passed over.
 
     Raises:

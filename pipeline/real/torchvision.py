@@ -4,35 +4,38 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from PIL import Image
-from pydantic import PositiveInt
 
 from ..core.errors import DataError
-from ..core.params import Block
 from ..core.progress import track
+from . import DataBlock, Samples, Split
 
-__all__ = ["Torchvision", "read"]
+__all__ = ["Data"]
 
 # What torchvision's sets call the two splits, in the order in which to try them.
 _SPLITS = {"train": ("train", "trainval"), "test": ("test", "val", "valid")}
 
 
-class Torchvision(Block):
+class Data(DataBlock):
     """A set of `torchvision.datasets`, such as MNIST, KMNIST, CIFAR10, SVHN, STL10 or EMNIST:letters."""
 
-    source: Literal["torchvision"]
     name: str  # the class; for sets with variants, class:variant
     root: str  # where the files are or go; relative to the current directory; ~ is expanded
     download: bool  # fetch what is missing
-    size: PositiveInt  # height and width in pixels
-    channels: Literal[1, 3]
+
+    @property
+    def name_shown(self) -> str:
+        """As in `DataBlock`."""
+        return self.name
+
+    def read(self, split: Split) -> tuple[Samples, tuple[str, ...] | None]:
+        """As in `DataBlock`."""
+        return _read(self, split)
 
 
-def read(
-    params: Torchvision, split: Literal["train", "test"]
-) -> tuple[Iterator[tuple[Image.Image, int]], tuple[str, ...] | None]:
+def _read(params: Data, split: Split) -> tuple[Samples, tuple[str, ...] | None]:
     """Construct the set by name: its samples, and its classes where it names them.
 
     Raises:
@@ -53,7 +56,7 @@ def _samples(dataset: Any, where: str) -> Iterator[tuple[Image.Image, int]]:
         yield image, label.item() if hasattr(label, "item") else label  # a number of numpy's or torch's
 
 
-def _construct(params: Torchvision, split: str) -> Any:
+def _construct(params: Data, split: str) -> Any:
     name, _, variant = params.name.partition(":")
     kind = _find(name)
     accepted = inspect.signature(kind).parameters

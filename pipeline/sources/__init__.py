@@ -22,7 +22,7 @@ from ..core.progress import track
 from ..core.rng import stream
 from ..nets.weights import fitting
 from ..optimise.network import Recipe
-from ..real import DataBlock, Labelled
+from ..real import DataBlock, Labelled, NoData
 from . import checkpoint, published
 from .train import train
 
@@ -144,7 +144,7 @@ class Data(NamedTuple):
     test: Labelled | None
 
     @classmethod
-    def read(cls, params: TeacherBlock, data: DataBlock) -> "Data":
+    def read(cls, params: TeacherBlock, data: DataBlock | NoData) -> "Data":
         """What this teacher takes of it: the test split and, to train on, the other one.
 
         Raises:

@@ -128,7 +128,7 @@ def test_a_variant_goes_to_split_beside_train(tmp_path, monkeypatch):
         ({"channels": 2}, "data.channels: 2"),
         ({"download": "yes"}, "data.download: 'yes'"),
         ({"sise": 3}, "data.sise: 3: unknown key"),
-        ({"source": "web"}, "data.source: 'web': must be one of digits, torchvision, folder, none"),
+        ({"source": "web"}, "data.source: 'web': must be one of digits, folder, torchvision, none"),
     ],
 )
 def test_a_wrong_data_block_names_key_and_value(tmp_path, changes, named):

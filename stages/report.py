@@ -4,7 +4,7 @@ from pipeline.classifier import Teacher, TeacherCard
 from pipeline.core.errors import TeacherError, run_or_exit
 from pipeline.core.files import sweep
 from pipeline.grid import Matrix, path_of
-from pipeline.methods.zskd import class_similarity
+from pipeline.nets.probe import class_similarity
 from pipeline.report import ReportInputs, ReportParams, build_report
 from pipeline.shards.manifest import MANIFEST, read_manifest
 from stages.settings import DATA, TEACHER, Settings, require_origin

@@ -6,18 +6,18 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ..classifier import Teacher
 from ..core.device import Compute
 from ..core.rng import numpy_stream
 from ..losses.images import total_variation
 from ..losses.logits import softened_cross_entropy
+from ..nets.probe import class_similarity
 from ..optimise.augment import Augment, augment
 from ..optimise.pixels import Adam, Bound, Init, balanced, descend, quick
 from ..optimise.source import BaseMethod, Batch, Needs, Run, Source
 
-__all__ = ["Method", "class_similarity"]
+__all__ = ["Method"]
 
 
 class Method(BaseMethod):
@@ -59,18 +59,6 @@ class Method(BaseMethod):
         similarity = class_similarity(run.teacher.head.weight)
         alphas = torch.stack([dirichlet_alphas(similarity, beta, self.floor) for beta in self.beta])
         return _Impressions(self, run.teacher, alphas, run.compute)
-
-
-def class_similarity(weight: Tensor) -> Tensor:
-    """Class-similarity matrix of the last layer, [K, K] float64: cosines between its rows.
-
-    C(i, j) = w_i . w_j / (|w_i| |w_j|), section 3.2.1. A row of zeros is similar to nothing (0), itself included.
-
-    Args:
-        weight: [K, d], row k feeding class k's logit.
-    """
-    rows = normalize(weight.detach().double().cpu(), dim=1)
-    return rows @ rows.T
 
 
 def dirichlet_alphas(similarity: Tensor, beta: float, floor: float) -> Tensor:

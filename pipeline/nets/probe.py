@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from ..core.errors import TeacherError
 from .layers import named
@@ -21,6 +22,7 @@ __all__ = [
     "answer",
     "batch_norms",
     "capture",
+    "class_similarity",
     "feature_points",
     "final_linear",
     "flops",
@@ -102,6 +104,19 @@ def final_linear(net: nn.Module) -> nn.Linear:
             "name as the attribute `head` (and the blocks' names as `blocks`) where the network is defined"
         )
     return module
+
+
+def class_similarity(weight: Tensor) -> Tensor:
+    """Class-similarity matrix of the last layer, [K, K] float64: cosines between its rows.
+
+    C(i, j) = w_i . w_j / (|w_i| |w_j|); ZSKD, Nayak et al. (ICML 2019), section 3.2.1. A row of zeros is similar to
+    nothing (0), itself included.
+
+    Args:
+        weight: [K, d], row k feeding class k's logit.
+    """
+    rows = normalize(weight.detach().double().cpu(), dim=1)
+    return rows @ rows.T
 
 
 def feature_points(net: nn.Module) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from ..core.params import Block, build
 from ..losses import Logits, Terms
@@ -34,20 +34,28 @@ class DistillParams(Recipe):
     terms: Terms = Terms()  # beside it
     memory_mb: PositiveInt  # MiB; a dataset that needs more is read shard by shard
 
-    @model_validator(mode="after")
-    def _labelled(self) -> "DistillParams":
-        if (self.labels == "hard") != (self.loss.name == "cross_entropy"):
+    @field_validator("loss")
+    @classmethod
+    def _labelled(cls, loss: Logits, info: ValidationInfo) -> Logits:
+        labels = info.data.get("labels")  # not there: wrong, and reported by itself
+        if labels is not None and (labels == "hard") != (loss.name == "cross_entropy"):
             raise ValueError(
-                f"loss: {self.loss.name} does not go with labels: {self.labels}; hard labels take "
-                "{cross_entropy: {}}, the teacher's logits {kl: {temperature: 4}} or {l1: {}}"
+                f"does not go with labels: {labels}; hard labels take {{cross_entropy: {{}}}}, the teacher's logits "
+                "{kl: {temperature: 4}} or {l1: {}}"
             )
-        for name, term in self.terms.given.items():
-            if term.asks_teacher and self.labels != "live":
-                raise ValueError(
-                    f"terms.{name}: asks the teacher, which labels: {self.labels} does without; take it out, or set "
-                    "labels: live"
-                )
-        return self
+        return loss
+
+    @field_validator("terms")
+    @classmethod
+    def _taught(cls, terms: Terms, info: ValidationInfo) -> Terms:
+        labels = info.data.get("labels", "live")
+        asking = [name for name, term in terms.given.items() if term.asks_teacher]
+        if asking and labels != "live":
+            raise ValueError(
+                f"{' and '.join(asking)}: the teacher is asked, which labels: {labels} does without; take it out, or "
+                "set labels: live"
+            )
+        return terms
 
 
 class _Named(Block):

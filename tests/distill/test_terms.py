@@ -246,7 +246,7 @@ def test_compiled_steps_give_what_plain_ones_give(tmp_path, small_set, params, c
 )
 def test_terms_that_ask_the_teacher_need_live_labels(params, changes, key):
     with pytest.raises(
-        ParamsError, match=rf"^distill: .*terms\.{key}: .*labels: {changes['labels']} does without; take it out"
+        ParamsError, match=rf"^distill\.terms: .*{key}: .*labels: {changes['labels']} does without; take it out"
     ):
         params(**changes)
     params(**{**changes, "labels": "live"})

@@ -22,12 +22,5 @@ def project_root() -> Path:
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the caller's settings leaks into a test."""
-    for name in (
-        "PHOTOGRAM_FAULT",
-        "PHOTOGRAM_WORK_DIR",
-        "PHOTOGRAM_WORKERS",
-        "AFTERIMAGE_FAULT",
-        "AFTERIMAGE_WORK_DIR",
-        "AFTERIMAGE_WORKERS",
-    ):
+    for name in ("PHOTOGRAM_FAULT", "PHOTOGRAM_WORK_DIR", "PHOTOGRAM_WORKERS"):
         monkeypatch.delenv(name, raising=False)

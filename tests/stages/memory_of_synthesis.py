@@ -13,16 +13,16 @@ import torch
 from torch import nn
 
 from pipeline import methods
+from pipeline.classifier import Classifier, Teacher, TeacherCard
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.params import build, read_params
-from pipeline.core.rng import generator
-from pipeline.methods import Batch, Source
-from pipeline.shards.executor import Serial
-from pipeline.shards.plan import plan
-from pipeline.shards.produce import ShardMaker, Workshop, produce
-from pipeline.shards.work import WorkDirectory
-from pipeline.teacher.model import Teacher, TeacherInfo
+from pipeline.core.rng import stream
+from pipeline.methods import Batch, Run, Source
+from pipeline.shards.executor import Executor
+from pipeline.shards.make import ShardMaker, Workshop
+from pipeline.shards.produce import produce
+from pipeline.shards.work import ShardDirectory, plan
 
 SHARD, GROUP, SIDE, CLASSES = 32, 4, 224, 10
 PRESET = Path(__file__).resolve().parents[2] / "presets" / "imagenet.yaml"
@@ -34,11 +34,11 @@ def teacher() -> Teacher:
         nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
         nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES),
     )  # fmt: skip
-    info = TeacherInfo(
+    card = TeacherCard(
         arch="small", classes=tuple("0123456789"), channels=3, size=SIDE, mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225), batch_norm=True, sha256="5" * 64, accuracy=None, source="random weights",
     )  # fmt: skip
-    return Teacher(net, info)
+    return Classifier(net, card).freeze()
 
 
 class Hoard:
@@ -61,11 +61,11 @@ def make(shards: int, groups: int, *, hoard: bool, folder: Path) -> None:
     method: Any = build(methods.load("deepinversion"), block, "methods.deepinversion")
     compute = Compute(device="cpu", precision="float32", channels_last=True, compile="never")
     asked = teacher()
-    source = method.fit(asked, generator(0, "fit"), Checkpoint(folder / "fit"), compute)
+    source = method.fit(Run(asked, stream(0, "fit"), Checkpoint(folder / "fit"), compute))
     workshop = Workshop(Hoard(source) if hoard else source, asked)
     maker = ShardMaker(lambda: workshop, 0, "deepinversion", "png", soft_targets=False)
-    with WorkDirectory(folder, "deepinversion", {"shards": shards}) as work:
-        produce(work, plan(shards * SHARD, SHARD, 0), maker, Serial())
+    with ShardDirectory(folder, "deepinversion", {"shards": shards}) as work:
+        produce(work, plan(shards * SHARD, SHARD, 0), maker, Executor())
 
 
 def peak() -> int:

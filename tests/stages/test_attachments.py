@@ -10,17 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from pipeline import datasets, nets
-from pipeline.core.checkpoint import Checkpoint
-from pipeline.core.device import Compute
+from pipeline import nets, real
+from pipeline.classifier import Classifier, Teacher, TeacherCard
 from pipeline.core.errors import TrainingError
-from pipeline.core.params import Block
-from pipeline.core.rng import generator
+from pipeline.core.rng import stream
 from pipeline.grid import Cell, Row
-from pipeline.methods import Attachment, Batch, Source
-from pipeline.metrics import read_metrics
+from pipeline.measure.metrics import read_metrics
+from pipeline.methods import Attachment, BaseMethod, Batch, Needs, Run, Source
 from pipeline.shards.reader import Dataset
-from pipeline.teacher.model import Teacher, TeacherInfo
 from stages import evaluate, synthesize
 from stages.settings import Settings
 from stages.synthesize import MethodBlock
@@ -37,7 +34,7 @@ def note(what: str) -> None:
 class Plain:
     """A source of noise that fitted nothing."""
 
-    def draw(self, count: int, rng: torch.Generator, index: int) -> Batch:
+    def draw(self, count: int, rng: torch.Generator) -> Batch:
         note("draw")
         return Batch(torch.rand(count, 1, 16, 16, generator=rng), torch.full((count, 10), 0.1))
 
@@ -55,46 +52,41 @@ class Trained(Plain):
         )
 
 
-class Dream(Block):
+class Dream(BaseMethod):
     """A method whose fit trains a proxy."""
 
-    data_free: ClassVar[bool] = True
-    soft_targets: ClassVar[bool] = False
-    batch_norm: ClassVar[bool] = False
-    attaches: ClassVar[bool] = True
-    reads: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[Needs] = Needs(proxy=True)
 
-    def fit(self, teacher: Teacher, rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Source:
+    def fit(self, run: Run) -> Source:
         note("fit")
-        return Trained(rng)
+        return Trained(run.rng)
 
 
-class Nap(Dream):
+class Nap(BaseMethod):
     """A method whose fit trains nothing."""
 
-    attaches: ClassVar[bool] = False
-
-    def fit(self, teacher: Teacher, rng: torch.Generator, checkpoint: Checkpoint, compute: Compute) -> Source:
+    def fit(self, run: Run) -> Source:
         note("fit")
         return Plain()
 
 
-class Run:
+class Stages:
     """A project folder with a teacher, and the stages on it."""
 
     def __init__(self, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         params["shards"] |= {"size": SHARD, "holdout": SHARD}
         params["evaluate"]["belief"] = None
-        self.settings, self.method, self.images = Settings(params), Dream(), SHARD
-        reading = lambda settings, name: MethodBlock(self.images, self.method, self.method)
+        self.settings, self.images = Settings(params), SHARD
+        self.method: BaseMethod = Dream()
+        reading = lambda settings, name: MethodBlock(self.images, self.method)
         monkeypatch.setattr(synthesize, "read_method", reading)
         monkeypatch.setattr(synthesize, "work_fingerprint", lambda *_: "")  # there is no such file to look at
-        net = nets.build("resnet8", 10, 1, 16, rng=generator(0, "teacher"))
-        info = TeacherInfo(
+        net = nets.build("resnet8", 10, 1, 16, rng=stream(0, "teacher"))
+        card = TeacherCard(
             arch="resnet8", classes=tuple("0123456789"), channels=1, size=16, mean=(0.3,), std=(0.3,), batch_norm=True,
             sha256="", accuracy=None, source="random weights",
         )  # fmt: skip
-        Teacher(net, info).save(Path("data/teacher"))
+        Classifier(net, card).save(Path("data/teacher"))
 
     def synthesize(self, part: str | None = None) -> list[str]:
         """Run the stage as DVC does, which deletes the output first; what was done."""
@@ -115,34 +107,34 @@ class Run:
 
 
 @pytest.fixture
-def run(digits: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(digits: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stages:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PHOTOGRAM_WORKERS", "1")
-    return Run(digits, monkeypatch)
+    return Stages(digits, monkeypatch)
 
 
-def test_what_the_fit_left_is_published_beside_the_shards(run: Run) -> None:
+def test_what_the_fit_left_is_published_beside_the_shards(run: Stages) -> None:
     assert run.synthesize() == ["fit", "draw", "draw"]
     dataset = Dataset.open(Path("data/synthetic/dream"))
     dataset.verify()
-    expected = Trained(generator(run.settings.seed, "dream/fit")).attachments()
+    expected = Trained(stream(run.settings.seed, "dream/fit")).attachments()
     assert {entry.name: dataset.attachment(entry) for entry in dataset.manifest.attachments} == {
         attachment.name: attachment.content for attachment in expected
     }
     assert run.synthesize() == []
 
 
-def test_a_method_that_trains_nothing_leaves_nothing(run: Run) -> None:
+def test_a_method_that_trains_nothing_leaves_nothing(run: Stages) -> None:
     run.method = Nap()
     assert run.synthesize() == ["fit", "draw", "draw"]
     assert Dataset.open(Path("data/synthetic/dream")).manifest.attachments == ()
-    assert list(run.work().glob("attachment*")) == []
+    assert [path.name for path in run.work().glob("attachment*")] == ["attachments.json"]  # it says that there are none
     assert run.synthesize() == []
 
 
 @pytest.mark.parametrize("victim", ["attachments.json", "attachment.proxy.safetensors", "attachment.fit.csv"])
 @pytest.mark.parametrize("how", ["deleted", "edited"])
-def test_what_is_gone_or_edited_is_made_again_and_no_shard_is(run: Run, victim: str, how: str) -> None:
+def test_what_is_gone_or_edited_is_made_again_and_no_shard_is(run: Stages, victim: str, how: str) -> None:
     run.synthesize()
     before = run.dataset()
     path = run.work() / victim
@@ -155,7 +147,7 @@ def test_what_is_gone_or_edited_is_made_again_and_no_shard_is(run: Run, victim: 
     assert run.synthesize() == []
 
 
-def test_growth_keeps_them(run: Run) -> None:
+def test_growth_keeps_them(run: Stages) -> None:
     run.synthesize()
     before = run.dataset()
     path = run.work() / "attachment.proxy.safetensors"
@@ -167,7 +159,7 @@ def test_growth_keeps_them(run: Run) -> None:
     assert all(after[name] == before[name] for name in ("proxy.safetensors", "fit.csv", "train-00000.tar"))
 
 
-def test_a_job_that_only_fits_leaves_them_for_the_others(run: Run) -> None:
+def test_a_job_that_only_fits_leaves_them_for_the_others(run: Stages) -> None:
     assert run.synthesize("0:0") == ["fit"]
     names = {path.name for path in run.work().glob("attachment*")}
     assert names == {"attachments.json", "attachment.proxy.safetensors", "attachment.fit.csv"}
@@ -177,7 +169,7 @@ def test_a_job_that_only_fits_leaves_them_for_the_others(run: Run) -> None:
     assert len(Dataset.open(Path("data/synthetic/dream")).manifest.attachments) == 2
 
 
-def test_a_proxy_is_measured_like_any_student(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_measured_like_any_student(run: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     run.synthesize()
     monkeypatch.setattr(sys, "argv", ["evaluate", "--proxy", "dream"])
     monkeypatch.setattr(Settings, "read", lambda: run.settings)
@@ -185,14 +177,15 @@ def test_a_proxy_is_measured_like_any_student(run: Run, monkeypatch: pytest.Monk
     found = read_metrics(Path("data/metrics/dream-proxy.json"))
     assert (found.cell, found.method, found.student, found.arch) == ("dream-proxy", "dream", "proxy", "lenet5_half")
     assert (found.online, found.labels, found.seed) == (True, "live", run.settings.seed)
-    assert (found.data_free, found.reference) == (True, False)
+    assert (found.data_free, found.role) == (True, "result")
 
-    test = datasets.load(datasets.parse(run.settings.slice("data")), "test")
+    test = real.load(real.parse(run.settings.slice("data")), "test")
     assert test is not None
     pixels = (test.images.float() / 255 - 0.3) / 0.3
-    proxy = Trained(generator(run.settings.seed, "dream/fit")).net.eval()
+    proxy = Trained(stream(run.settings.seed, "dream/fit")).net.eval()
     with torch.no_grad():
-        chosen, taught = (net(pixels).argmax(1).numpy() for net in (proxy, Teacher.load(Path("data/teacher")).net))
+        teacher = Teacher.load(Path("data/teacher"), TeacherCard)
+        chosen, taught = (net(pixels).argmax(1).numpy() for net in (proxy, teacher.net))
     assert found.accuracy == pytest.approx(np.mean(chosen == test.labels.numpy()), abs=2 / len(chosen))
     assert found.agreement == pytest.approx(np.mean(chosen == taught), abs=2 / len(chosen))
     assert found.holdout_agreement is not None
@@ -200,7 +193,7 @@ def test_a_proxy_is_measured_like_any_student(run: Run, monkeypatch: pytest.Monk
     assert Path("data/belief/dream-proxy.csv").is_file()
 
 
-def test_without_a_proxy_there_is_nothing_to_measure(run: Run) -> None:
+def test_without_a_proxy_there_is_nothing_to_measure(run: Stages) -> None:
     run.method = Nap()
     run.synthesize()
     with pytest.raises(TrainingError, match="no proxy student among its attachments"):

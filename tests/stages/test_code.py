@@ -41,19 +41,19 @@ def test_there_is_a_file_for_every_consumer(settings: Settings) -> None:
     ("consumer", "inside", "outside"),
     [
         ("teacher", "pipeline.nets.lenet", "pipeline.nets.resnet"),
-        ("teacher", "pipeline.datasets", "pipeline.distill"),
+        ("teacher", "pipeline.real", "pipeline.distill"),
         ("methods/zskd", "pipeline.methods.zskd", "pipeline.methods.class_impressions"),
         ("methods/zskd", "pipeline.nets.lenet", "pipeline.nets.resnet"),
-        ("methods/zskd", "pipeline.shards.encode", "pipeline.datasets"),
-        ("methods/real", "pipeline.datasets", "pipeline.distill"),
+        ("methods/zskd", "pipeline.shards.encode", "pipeline.real"),
+        ("methods/real", "pipeline.real", "pipeline.distill"),
         ("students/resnet8", "pipeline.nets.resnet", "pipeline.nets.lenet"),
         ("students/resnet8", "pipeline.shards.reader", "pipeline.shards.produce"),
         ("students/lenet5_half", "pipeline.nets.lenet", "pipeline.nets.resnet"),
         ("students/lenet5_half", "pipeline.distill", "pipeline.methods"),
-        ("students/lenet5_half", "pipeline.training", "pipeline.synthesis"),
-        ("evaluate/resnet8", "pipeline.evaluate", "pipeline.report"),
+        ("students/lenet5_half", "pipeline.optimise.network", "pipeline.optimise.source"),
+        ("evaluate/resnet8", "pipeline.measure.evaluate", "pipeline.report"),
         ("evaluate/resnet8", "pipeline.nets.lenet", "pipeline.methods"),
-        ("report", "pipeline.report", "pipeline.training"),
+        ("report", "pipeline.report", "pipeline.optimise"),
         ("report", "pipeline/report/page.html.j2", "pipeline.methods"),
     ],
 )
@@ -125,6 +125,22 @@ def test_a_proxy_brings_its_architecture_along(settings: Settings) -> None:
     assert "pipeline.nets.wrn" in consumers(settings)["methods/zskd"]
 
 
+def test_a_term_brings_its_module_along_where_it_is_used(settings: Settings) -> None:
+    def using() -> set[tuple[str, str]]:
+        found = consumers(settings).items()
+        return {(name, root.rpartition(".")[2]) for name, roots in found for root in roots if ".losses." in root}
+
+    assert using() == set()
+    settings.params["distill"]["terms"] = {"attention": {"weight": 1.0, "blocks": "auto"}, "interpolation": None}
+    settings.params["students"]["resnet8"]["terms"] = {"activation_boundary": {"weight": 1.0}}
+    settings.params["methods"]["zskd"]["proxy"] = {"arch": "resnet8", "terms": {"interpolation": {"weight": 1.0}}}
+    assert using() == {
+        ("students/lenet5_half", "attention"),
+        ("students/resnet8", "activation_boundary"),
+        ("methods/zskd", "interpolation"),
+    }
+
+
 def test_a_proxys_measurement_depends_on_both_architectures(settings: Settings, project_root: Path) -> None:
     settings.params["methods"]["zskd"]["proxy"] = {"arch": "wrn_16_1"}
     assert not any(name.startswith("evaluate_proxy/") for name in consumers(settings))
@@ -142,13 +158,13 @@ def test_finished_students_have_a_file_of_their_own(settings: Settings, project_
     assert set(after) - set(before) == {"few_shot/lenet5_half", "few_shot/resnet8"}
     assert {name: after[name] for name in before} == before
     found: dict[str, set[str]] = {}
-    for labels in ("target", "live"):
+    for labels in ("hard", "live"):
         settings.params["few_shot"]["labels"] = labels
         roots = consumers(settings)["few_shot/resnet8"]
         found[labels] = modules(content(SourceTree(project_root), roots, settings))
-    assert found["target"] >= {"stages.distill", "pipeline.distill.few_shot", "pipeline.nets.resnet"}
-    assert "pipeline.datasets" not in found["target"], "real images come out of shards"
-    assert "pipeline.nets.lenet" in found["live"] - found["target"], "the teacher, to label live"
+    assert found["hard"] >= {"stages.distill", "pipeline.distill.few_shot", "pipeline.nets.resnet"}
+    assert "pipeline.real" not in found["hard"], "real images come out of shards"
+    assert "pipeline.nets.lenet" in found["live"] - found["hard"], "the teacher, to label live"
 
 
 def test_the_data_block_changes_only_methods_that_read_it(settings: Settings, project_root: Path) -> None:

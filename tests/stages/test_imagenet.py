@@ -16,17 +16,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline import methods, nets
+from pipeline.classifier import Classifier, Teacher, TeacherCard
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.params import Block, build, read_params
-from pipeline.core.rng import generator
-from pipeline.shards.executor import Serial
-from pipeline.shards.plan import plan
-from pipeline.shards.produce import ShardMaker, Workshop, produce
+from pipeline.core.rng import stream
+from pipeline.methods import Run
+from pipeline.shards.executor import Executor
+from pipeline.shards.make import ShardMaker, Workshop
+from pipeline.shards.produce import produce
 from pipeline.shards.publish import describe, publish
 from pipeline.shards.reader import Dataset
-from pipeline.shards.work import WorkDirectory, work_key
-from pipeline.teacher.model import Teacher, TeacherInfo
+from pipeline.shards.work import ShardDirectory, plan, work_key
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY = Path(__file__).with_name("memory_of_synthesis.py")
@@ -117,11 +118,11 @@ class Recorded(nn.Module):
 
 def small_teacher() -> Teacher:
     net = Recorded(nets.build("resnet8", 10, 3, SMALL, rng=torch.Generator().manual_seed(0)))
-    info = TeacherInfo(
+    card = TeacherCard(
         arch="resnet8", classes=tuple("0123456789"), channels=3, size=SMALL, mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225), batch_norm=True, sha256="5" * 64, accuracy=None, source="random weights",
     )  # fmt: skip
-    return Teacher(net, info)
+    return Classifier(net, card).freeze()
 
 
 def dataset_of(block: dict[str, Any], teacher: Teacher, folder: Path) -> Dataset:
@@ -129,18 +130,20 @@ def dataset_of(block: dict[str, Any], teacher: Teacher, folder: Path) -> Dataset
     compute = Compute(device="cpu", precision="float32", channels_last=True, compile="never")
     folder.mkdir()
     method: Any = build(methods.load("deepinversion"), block, "methods.deepinversion")
-    source = method.fit(teacher, generator(0, "fit"), Checkpoint(folder / "fit"), compute)
+    source = method.fit(Run(teacher, stream(0, "fit"), Checkpoint(folder / "fit"), compute))
     teacher.net.seen.clear()  # what it took to measure the step
     plans = plan(16, 8, 8)
     params = Block.model_dump(method, mode="json")
     key = work_key(
-        method="deepinversion", params=params, seed=0, teacher=teacher.info.sha256, encoding="png", size=8, code="",
+        method="deepinversion", params=params, seed=0, teacher=teacher.card.sha256, encoding="png", size=8, code="",
         compute=compute,
     )  # fmt: skip
     maker = ShardMaker(lambda: Workshop(source, teacher), 0, "deepinversion", "png", soft_targets=False)
-    with WorkDirectory(folder, "deepinversion", key) as work:
-        records = produce(work, plans, maker, Serial())
-        manifest = describe(plans, records, maker, params=params, data_free=True, teacher=teacher.info, attachments=())
+    with ShardDirectory(folder, "deepinversion", key) as work:
+        records = produce(work, plans, maker, Executor())
+        manifest = describe(
+            plans, records, maker, params=params, data_free=True, steered=True, teacher=teacher.card, attachments=()
+        )
         publish(work, manifest, folder / "out")
     return Dataset.open(folder / "out")
 

@@ -1,11 +1,9 @@
-"""Small recipes and small networks."""
+"""Small recipes."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
 from pipeline.core.device import Compute
 from pipeline.core.params import build
@@ -34,18 +32,3 @@ def recipe() -> Callable[..., Recipe]:
 @pytest.fixture
 def cpu() -> Compute:
     return Compute(device="cpu", precision="float32", channels_last=True, compile="never")
-
-
-@pytest.fixture
-def small_net() -> Callable[[], nn.Module]:
-    """The same small convolutional network at each call: BatchNorm and dropout are in it."""
-
-    def make() -> nn.Module:
-        with torch.random.fork_rng():
-            torch.manual_seed(5)
-            return nn.Sequential(
-                nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2),
-                nn.Flatten(), nn.Dropout(0.25), nn.Linear(54, 3),
-            )  # fmt: skip
-
-    return make

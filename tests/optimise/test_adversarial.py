@@ -150,7 +150,8 @@ def test_a_finished_fit_is_not_trained_again(teacher: Any, kept: Checkpoint, mon
 def test_lines_go_to_stderr_some_twenty_in_a_training_and_always_the_last(
     teacher: Any, kept: Checkpoint, capsys: Any
 ) -> None:
-    fit(toy(epochs=45, iterations=1), teacher, kept)
+    slow = {**OPTIMIZER, "learning_rate": 1e-5}  # nothing happens that would end it
+    fit(toy(epochs=45, iterations=1, optimizer=slow), teacher, kept)
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""

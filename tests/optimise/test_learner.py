@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -5,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.errors import ParamsError
 from pipeline.core.params import build
-from pipeline.optimise.learner import Learner, Optimizer
+from pipeline.optimise.learner import Learner, Optimizer, cosine, rate, warming
+from pipeline.optimise.network import Recipe
 
 
 class Weights(nn.Module):
@@ -111,3 +114,84 @@ print("torch._dynamo" in sys.modules)
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
     assert found.stdout.strip() == "False"
+
+
+# -- schedules
+
+
+def test_the_warm_up_rises_linearly_to_one_and_ends() -> None:
+    assert [warming(step, 4) for step in range(5)] == [0.25, 0.5, 0.75, None, None]
+    assert warming(0, 0) is None
+    assert warming(0, 1) is None
+
+
+def test_cosine_is_pytorchs() -> None:
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=10)
+    for step in range(11):
+        assert cosine(step, 10) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimiser.step()
+        theirs.step()
+
+
+def test_cosine_starts_when_the_warm_up_ends() -> None:
+    assert cosine(2, 12, warmup=4) == 1  # not there yet
+    assert cosine(4, 12, warmup=4) == 1
+    assert cosine(8, 12, warmup=4) == pytest.approx(0.5)
+    assert cosine(12, 12, warmup=4) == pytest.approx(0)
+
+
+def test_a_warm_up_as_long_as_the_run_divides_by_nothing() -> None:
+    assert cosine(3, 4, warmup=4) == 1
+
+
+def learning_rate(run: Recipe, step: int) -> float:
+    return rate(run.optimizer, step, run.steps, run.warmup)
+
+
+def test_the_cosine_starts_at_the_top_passes_half_in_the_middle_and_ends_near_zero(recipe):
+    run = recipe(epochs=10, steps_per_epoch=20, learning_rate=0.4)
+    assert learning_rate(run, 0) == 0.4
+    assert learning_rate(run, 100) == pytest.approx(0.2)
+    assert learning_rate(run, 50) == pytest.approx(0.2 * (1 + math.sqrt(0.5)))
+    assert 0 < learning_rate(run, 199) < 0.4 * (math.pi / 200) ** 2
+
+
+def test_warm_up_is_a_straight_line_that_the_schedule_takes_over_at_the_top(recipe):
+    run = recipe(epochs=10, steps_per_epoch=4, warmup_epochs=2.5, learning_rate=1.0)
+    assert [learning_rate(run, step) for step in range(10)] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert learning_rate(run, 10) == pytest.approx(1.0)
+    assert learning_rate(run, 25) == pytest.approx(0.5), "half of what follows the warm-up"
+
+
+def test_steps_fall_by_decay_at_each_milestone_of_the_whole_run(recipe):
+    run = recipe(epochs=10, steps_per_epoch=10, schedule={"milestones": [0.3, 0.6], "decay": 0.2}, learning_rate=1.0)
+    rates = [learning_rate(run, step) for step in (0, 29, 30, 59, 60, 99)]
+    assert rates == pytest.approx([1.0, 1.0, 0.2, 0.2, 0.04, 0.04])
+
+
+def test_a_constant_rate_stays(recipe):
+    run = recipe(schedule="constant", learning_rate=0.3)
+    assert {learning_rate(run, step) for step in range(run.steps)} == {0.3}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "where"),
+    [
+        ("batch", 0, "batch"),
+        ("learning_rate", 0, "optimizer.learning_rate"),
+        ("schedule", {"milestones": [1.5], "decay": 0.1}, "optimizer.schedule"),
+        ("schedule", "step", "optimizer.schedule"),
+        ("clip_norm", -1.0, "optimizer.clip_norm"),
+        ("momentum", 1.0, "optimizer.momentum"),
+        ("mixup", -0.1, "mixup"),
+    ],
+)
+def test_impossible_values_are_named(recipe, key, value, where):
+    with pytest.raises(ParamsError, match=rf"recipe\.{where}"):
+        recipe(**{key: value})
+
+
+def test_an_impossible_view_is_named_with_its_full_key(recipe):
+    with pytest.raises(ParamsError, match=r"recipe\.augment\.scale\.0: -1"):
+        recipe(augment={"scale": [-1.0, 1.0]})

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -9,13 +9,29 @@ from torch.nn import functional
 from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.device import Compute
 from pipeline.core.errors import TrainingError
+from pipeline.core.images import to_unit
 from pipeline.core.rng import stream
 from pipeline.losses.interpolation import mix
 from pipeline.losses.logits import agreement, cross_entropy
 from pipeline.optimise.learner import rate
-from pipeline.optimise.network import Minibatch, Objective, Pool, fit
+from pipeline.optimise.network import Minibatch, Objective, Pool, fit, frozen, mode, order, seeded
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def small_net() -> Callable[[], nn.Module]:
+    """The same small convolutional network at each call: BatchNorm and dropout are in it."""
+
+    def make() -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            return nn.Sequential(
+                nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2),
+                nn.Flatten(), nn.Dropout(0.25), nn.Linear(54, 3),
+            )  # fmt: skip
+
+    return make
 
 
 @pytest.fixture
@@ -244,9 +260,112 @@ def test_an_objective_with_parameters_of_its_own_learns_them_and_resumes(tmp_pat
     run, checkpoint = recipe(), Checkpoint(tmp_path / "state.safetensors")
     net, whole = small_net(), Scaled()
     history = fit(net, pool, whole, run, cpu, 7, None)
-    assert float((whole.scale - 1).abs().min()) > 1e-4
+    assert float((whole.scale.detach() - 1).abs().min()) > 1e-4
     interrupted(small_net(), pool, run, cpu, checkpoint, 1, Scaled())
     again, resumed = small_net(), Scaled()
     assert fit(again, pool, resumed, run, cpu, 7, checkpoint) == history
     assert torch.equal(weights(again), weights(net))
     assert torch.equal(resumed.scale, whole.scale)
+
+
+# -- the pool
+
+
+def numbered(count: int = 10) -> Pool:
+    images = torch.arange(count, dtype=torch.uint8).view(count, 1, 1, 1).expand(count, 1, 2, 2).contiguous()
+    return Pool(images, {"label": torch.arange(count)}, CPU)
+
+
+def visited(count: int, batch: int, steps: int, epochs: range, seed: int = 0) -> list[int]:
+    return [int(i) for e in epochs for _, rows in numbered(count).batches(batch, steps, seed, e) for i in rows["label"]]
+
+
+def test_every_sample_is_visited_once_per_pass_whatever_the_epochs_are():
+    walk = visited(10, batch=4, steps=5, epochs=range(4))
+    assert len(walk) == 80
+    passes = [walk[start : start + 10] for start in range(0, 80, 10)]
+    assert all(sorted(one) == list(range(10)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 8, "each pass has its own order"
+
+
+def test_an_epoch_is_a_pure_function_of_seed_and_number():
+    assert visited(10, 4, 5, range(2, 3)) == visited(10, 4, 5, range(4))[40:60]
+    assert visited(10, 4, 5, range(1), seed=1) != visited(10, 4, 5, range(1), seed=0)
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 7), (3, 7), (6, 1), (7, 7), (5, 23), (700, 1)])
+def test_any_part_of_the_walk_is_that_part_of_the_walk(start, length):
+    assert torch.equal(order(7, start, length, 3), order(7, 0, 800, 3)[start : start + length])
+
+
+def test_first_places_are_evenly_spread():
+    firsts = torch.stack([order(5, index * 5, 1, 0) for index in range(4000)]).flatten()
+    counts = torch.bincount(firsts, minlength=5).double()
+    assert float(((counts - 800) ** 2 / 800).sum()) < 33, "chi-square with 4 degrees of freedom, p < 1e-6"
+
+
+def test_rows_stay_with_their_images_and_batches_are_full_floats():
+    for images, rows in numbered(10).batches(7, 3, 0, 0):
+        assert images.shape == (7, 1, 2, 2)
+        assert images.dtype == torch.float32
+        assert torch.equal(images[:, 0, 0, 0], rows["label"] / 255)
+
+
+def test_half_precision_images_are_taken_as_they_are():
+    stored = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0)).half()
+    assert torch.equal(to_unit(stored), stored.float())
+
+
+def test_rows_of_another_length_are_named():
+    with pytest.raises(TrainingError, match="10 images and 9 rows of label"):
+        Pool(torch.zeros(10, 1, 2, 2), {"label": torch.zeros(9)}, CPU)
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(TrainingError, match="no image"):
+        Pool(torch.zeros(0, 1, 2, 2), {}, CPU)
+
+
+# -- what a training leaves as it was
+
+
+def test_each_module_finds_its_own_mode_again_also_after_an_error():
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(), nn.Linear(2, 2))
+    net[0].eval()
+    before = [module.training for module in net.modules()]
+    with mode(net, training=False):
+        assert not any(module.training for module in net.modules())
+    assert [module.training for module in net.modules()] == before
+    with pytest.raises(ZeroDivisionError), mode(net, training=False):
+        _ = 1 // 0
+    assert [module.training for module in net.modules()] == before
+
+
+def test_a_frozen_net_evaluates_without_gradients_and_finds_its_own_state_again_also_after_an_error():
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(), nn.Linear(2, 2))
+    net[0].eval()
+    net[2].bias.requires_grad_(False)
+
+    def state() -> list[bool]:
+        return [*(module.training for module in net.modules()), *(value.requires_grad for value in net.parameters())]
+
+    before = state()
+    assert True in before
+    with frozen(net), frozen(net):
+        assert not any(state())
+    assert state() == before
+    with pytest.raises(ZeroDivisionError), frozen(net):
+        _ = 1 // 0
+    assert state() == before
+
+
+def test_global_generators_are_lent_a_seed_and_get_their_state_back():
+    state = torch.get_rng_state()
+    drawn = []
+    for seed, index in ((1, 0), (1, 0), (1, 1), (2, 0)):
+        with seeded(seed, "test", index):
+            drawn.append(torch.rand(4))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[3])

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +7,20 @@ from PIL import Image
 
 from pipeline import real
 from pipeline.core.errors import DataError
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Two classes, several sizes and modes; pixel values say which file is which."""
+    for split in ("train", "test"):
+        for label, name in enumerate(("cat", "zebra")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index, mode in enumerate(("L", "RGB", "RGBA")):
+                value = 100 * label + 10 * index + (5 if split == "test" else 0)
+                colour = value if mode == "L" else (value, value, value, 255)[: len(mode)]
+                Image.new(mode, (12 + 4 * index, 12), colour).save(tmp_path / split / name / f"{index}.png")
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
+    return tmp_path
 
 
 def load(root, split="train", size=12, channels=3):

@@ -1,4 +1,6 @@
+import gzip
 import struct
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -7,6 +9,24 @@ import torch
 
 from pipeline import real
 from pipeline.core.errors import DataError, ParamsError
+
+COUNTS = {"train": 30, "t10k": 20}
+
+
+@pytest.fixture
+def mnist_root(tmp_path: Path) -> Path:
+    """MNIST's own idx files with made-up digits, as torchvision lays them out."""
+    rng = np.random.default_rng(0)
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split, count in COUNTS.items():
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = rng.permutation(np.arange(count) % 10).astype(np.uint8)
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, count, 28, 28) + images.tobytes())
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels.tobytes())
+        for path in sorted(raw.glob(f"{split}-*")):
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    return tmp_path
 
 
 def block(root, **changes):

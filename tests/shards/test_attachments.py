@@ -14,7 +14,7 @@ from pipeline.shards.__main__ import main, summary
 from pipeline.shards.card import card
 from pipeline.shards.manifest import Limits
 from pipeline.shards.reader import Dataset
-from tests.support import LEFT, SHARD, make_noise, tree
+from tests.shards.support import LEFT, SHARD, make_noise, tree
 
 NAMES = tuple(sorted(attachment.name for attachment in LEFT))
 CONTENTS = {attachment.name: attachment.content for attachment in LEFT}
@@ -159,7 +159,7 @@ def test_the_card_lists_them_and_says_nothing_where_there_are_none(folder: Path)
     rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| `")]
     assert rows == [f"`{name}`" for name in NAMES]
     assert "arch: resnet8" in section
-    assert r"epoch: 1, noise: 8, widths: \[4, 2\]" in section
+    assert r"epoch: 1, latent_dim: 8, widths: \[4, 2\]" in section
     without = card(manifest.model_copy(update={"attachments": ()}))
     assert "beside the images" not in without
     assert "\n\n\n" not in without

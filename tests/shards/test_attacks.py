@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support import (
-    ROOT,
+from tests.shards.support import (
     Data,
     archive,
     draw_samples,
@@ -31,10 +30,10 @@ from tests.support import (
     numpy_file,
     padded,
     parts,
-    raw_numpy_file,
     resealed,
     write_dataset,
 )
+from tests.support import ROOT
 
 PLAN = Data()
 PNG = Data(encoding="png", channels=3, size=32)
@@ -154,6 +153,11 @@ def test_s3_an_array_of_objects_is_refused(worker: Worker, tmp_path: Path, canar
     shard = sample(npy=stream.getvalue())
     refused(worker, forge(tmp_path / "set", shard, PLAN), "t00000-00000.npy", "expected")
     assert not canary.exists()
+
+
+def raw_numpy_file(header: bytes, payload: bytes, version: bytes = b"\x01\x00") -> bytes:
+    """An npy file with any header."""
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header + payload
 
 
 def text(descr: str = "<f2", order: str = "False", shape: str = "(1, 4, 4)") -> bytes:

@@ -11,7 +11,7 @@ import pipeline.shards
 from pipeline.shards.card import card
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import Dataset
-from tests.support import Data, publish_dataset
+from tests.shards.support import Data, publish_dataset
 
 DATA = Data(classes=4, size=6, targets=True, train=(5, 5, 5, 5), holdout=(5,))
 

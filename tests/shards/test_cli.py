@@ -11,7 +11,7 @@ from pipeline.core.errors import run_or_exit
 from pipeline.core.files import sha256_file
 from pipeline.shards.__main__ import main
 from pipeline.shards.reader import Dataset
-from tests.support import Data, forge, publish_dataset
+from tests.shards.support import Data, forge, publish_dataset
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.shards.reader import Dataset, Samples
-from tests.support import Data, together, write_dataset
+from tests.shards.support import Data, together, write_dataset
 
 PLANS = [Data("npy", 3, 8, targets=True), Data("png", 3, 8, targets=True), Data("png", 1, 8)]
 

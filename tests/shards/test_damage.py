@@ -10,7 +10,7 @@ from pipeline.core.errors import ShardError
 from pipeline.shards.decode import decode_shard
 from pipeline.shards.encode import Arrays
 from pipeline.shards.reader import Dataset
-from tests.support import Data, draw_samples, encode_samples, shape_of, write_dataset
+from tests.shards.support import Data, draw_samples, encode_samples, shape_of, write_dataset
 
 NAME = "train-00000.tar"
 

@@ -18,7 +18,7 @@ from pipeline.shards.decode import decode_shard
 from pipeline.shards.encode import encode_png
 from pipeline.shards.manifest import shard_bytes
 from pipeline.shards.reader import Dataset, Samples, to_samples
-from tests.support import (
+from tests.shards.support import (
     Data,
     archive,
     draw_samples,

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.core.errors import WorkError
 from pipeline.shards.reader import Dataset
-from tests.support import SHARD, make_noise, tree
+from tests.shards.support import SHARD, make_noise, tree
 
 COUNT = 6 * SHARD
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.core.errors import ShardError
 from pipeline.shards.encode import encode_png, encode_shard
 from pipeline.shards.layout import key_of, npy_header, png_layout, tar_header
-from tests.support import Data, draw_samples, encode_samples
+from tests.shards.support import Data, draw_samples, encode_samples
 
 
 def members(content: bytes) -> dict[str, bytes]:

@@ -16,10 +16,10 @@ from pipeline.core.work import prune
 from pipeline.methods import Attachment
 from pipeline.shards.executor import Executor
 from pipeline.shards.work import Attachments, ShardDirectory
-from tests.support import LEFT, SHARD, make_noise, make_noise_with_fault, noise_key, tree
+from tests.shards.support import LEFT, SHARD, make_noise, make_noise_with_fault, noise_key, tree
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "PIL.Image", "tests.support"])
+CONTEXT.set_forkserver_preload(["torch", "PIL.Image", "tests.shards.support"])
 NAMES = tuple(sorted(attachment.name for attachment in LEFT))
 
 

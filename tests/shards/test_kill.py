@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.shards.reader import Dataset
-from tests.support import ROOT, SHARD, make_noise, make_noise_with_fault, tree
+from tests.shards.support import SHARD, make_noise, make_noise_with_fault, tree
+from tests.support import ROOT
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "PIL.Image", "pipeline.methods", "tests.support"])
+CONTEXT.set_forkserver_preload(["torch", "PIL.Image", "pipeline.methods", "tests.shards.support"])
 COUNT = 3 * SHARD
 FEW = SHARD  # where every passage of every point is tried
 POINTS = (
@@ -137,7 +138,7 @@ from pathlib import Path
 from pipeline.core.errors import quiet_interrupt, run_or_exit
 quiet_interrupt()
 from pipeline.shards.executor import Executor
-from tests.support import make_noise
+from tests.shards.support import make_noise
 root, out, count, workers, pause = sys.argv[1:]
 executor = Executor(int(workers), patience=0)
 run_or_exit(lambda: make_noise(Path(root), Path(out), int(count), executor=executor, pause=float(pause)))

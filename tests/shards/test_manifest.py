@@ -18,7 +18,7 @@ from pipeline.shards.manifest import (
     read_manifest,
 )
 from pipeline.shards.reader import Tally
-from tests.support import Data, entry_of, manifest_of, resealed, write_dataset
+from tests.shards.support import Data, entry_of, manifest_of, resealed, write_dataset
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pipeline.core.images import to_uint8
 from pipeline.shards import preview as module
 from pipeline.shards.preview import contact_sheet, first_pictures, png_bytes, preview, short_label
 from pipeline.shards.reader import Dataset
-from tests.support import Data, together, write_dataset
+from tests.shards.support import Data, together, write_dataset
 
 ROW, MARGINS = 64 + 3, 2 * 10 - 3  # px
 

@@ -20,25 +20,38 @@ from pipeline.shards.produce import produce
 from pipeline.shards.publish import describe
 from pipeline.shards.reader import Dataset
 from pipeline.shards.work import ShardDirectory, plan, select
-from tests.support import (
+from tests.shards.support import (
     CHANNELS,
     CLASSES,
-    CPU,
     NAMES,
     SHARD,
     SIZE,
     FixedSource,
     NoiseSource,
-    dying_workshop,
-    failing_workshop,
     linear_teacher,
     make_noise,
     noise_key,
     noise_workshop,
     tree,
 )
+from tests.support import CPU
 
 PLAN = ShardPlan("train", 0, SHARD)
+
+
+class DyingSource:
+    def draw(self, count: int, rng: torch.Generator) -> Batch:
+        os.kill(os.getpid(), 9)
+        raise AssertionError
+
+
+def dying_workshop() -> Workshop:
+    return Workshop(DyingSource(), linear_teacher())
+
+
+def failing_workshop() -> Workshop:
+    images = torch.full((SHARD, CHANNELS, SIZE, SIZE), torch.nan)
+    return Workshop(FixedSource(Batch(images, torch.full((SHARD, CLASSES), 1 / CLASSES))), linear_teacher())
 
 
 def maker(encoding: str = "png") -> ShardMaker:

@@ -15,7 +15,7 @@ from pipeline.shards.manifest import LIMITS, Manifest
 from pipeline.shards.publish import describe, publish
 from pipeline.shards.reader import Dataset
 from pipeline.shards.work import ShardRecord, plan
-from tests.support import Data, linear_teacher, write_dataset
+from tests.shards.support import Data, linear_teacher, write_dataset
 
 
 class Work:

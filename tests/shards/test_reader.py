@@ -7,7 +7,16 @@ import pytest
 from pipeline.core.errors import ShardError
 from pipeline.shards.manifest import Limits
 from pipeline.shards.reader import Dataset, Samples
-from tests.support import Data, draw_samples, encode_samples, entry_of, equal, resealed, together, write_dataset
+from tests.shards.support import (
+    Data,
+    draw_samples,
+    encode_samples,
+    entry_of,
+    equal,
+    resealed,
+    together,
+    write_dataset,
+)
 
 PLANS = [
     Data("npy", 1, 4, 10, targets=False),

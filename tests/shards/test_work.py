@@ -6,7 +6,8 @@ import pytest
 from pipeline.core.errors import ParamsError
 from pipeline.core.files import sha256_bytes
 from pipeline.shards.work import ShardDirectory, ShardPlan, ShardRecord, plan, select, work_key
-from tests.support import CPU, SHARD, make_noise, noise_key
+from tests.shards.support import SHARD, make_noise, noise_key
+from tests.support import CPU
 
 PLAN = ShardPlan("train", 0, 5)
 

@@ -7,6 +7,13 @@ from pipeline.core.errors import TeacherError
 from pipeline.sources import checkpoint, unpack
 
 
+@pytest.fixture
+def small() -> nn.Module:
+    """Convolution, BatchNorm, linear: every kind of state there is."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 3))
+
+
 def state_of(net):
     return {name: value.clone() for name, value in net.state_dict().items()}
 

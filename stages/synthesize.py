@@ -109,6 +109,7 @@ def synthesize(settings: Settings, name: str, part: str | None) -> None:
     plans = plan(method.images, shards.size, shards.holdout, f"methods.{name}.count")
     teacher = Teacher.load(TEACHER, TeacherCard, settings.trust).card
     executor = choose(compute)
+    tree = SourceTree(_ROOT, ("pipeline",))
     key = work_key(
         method=name,
         params=method.method.model_dump(mode="json"),
@@ -116,7 +117,7 @@ def synthesize(settings: Settings, name: str, part: str | None) -> None:
         teacher=teacher.sha256,
         encoding=shards.encoding,
         size=shards.size,
-        code=work_fingerprint(SourceTree(_ROOT, ("pipeline",)), _roots(name, method, teacher.arch)),
+        code=work_fingerprint(tree, _roots(tree, name, method, teacher.arch)),
         compute=compute,
     )
     with ShardDirectory(work_root(), name, key, part) as work:
@@ -169,11 +170,12 @@ def _recorded(block: Block) -> dict[str, Any]:
     return fields
 
 
-def _roots(name: str, method: MethodBlock, teacher: str) -> set[str]:
-    """The modules that a shard's bytes come from, with those they import: the method, every network, the encoding."""
+def _roots(tree: SourceTree, name: str, method: MethodBlock, teacher: str) -> set[str]:
+    """The modules that a shard's bytes come from, with those they import: method, networks, terms, data, encoding."""
     block = method.method.model_dump()
     networks = map(nets.module_of, (teacher, *architectures(block)))
-    return {"pipeline.shards.make", f"pipeline.methods.{name}", *networks, *terms(block)}
+    data = {f"pipeline.real.{block['data'].get('source')}"} if method.method.needs.real else set[str]()
+    return {"pipeline.shards.make", f"pipeline.methods.{name}", *networks, *terms(block), *data & tree.modules.keys()}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 
 from pipeline.core.code import SourceTree
 from pipeline.core.errors import PipelineError
+from stages import synthesize
 from stages.code import consumers, content, write
 from stages.settings import Settings
 
@@ -165,6 +166,16 @@ def test_finished_students_have_a_file_of_their_own(settings: Settings, project_
     assert found["hard"] >= {"stages.distill", "pipeline.distill.few_shot", "pipeline.nets.resnet"}
     assert "pipeline.real" not in found["hard"], "real images come out of shards"
     assert "pipeline.nets.lenet" in found["live"] - found["hard"], "the teacher, to label live"
+
+
+def test_unfinished_work_on_real_images_depends_on_the_code_of_their_source(
+    settings: Settings, project_root: Path
+) -> None:
+    tree = SourceTree(project_root)
+    for source, expected in (("digits", {"pipeline.real.digits"}), ("none", set())):
+        settings.params["data"]["source"] = source
+        roots = synthesize._roots(tree, "real", synthesize.read_method(settings, "real"), "lenet5")
+        assert {root for root in roots if root.startswith("pipeline.real.")} == expected
 
 
 def test_the_data_block_changes_only_methods_that_read_it(settings: Settings, project_root: Path) -> None:

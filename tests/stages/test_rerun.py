@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline import nets
-from pipeline.core.code import SourceTree
 from pipeline.grid import Row
 
 HARMLESS = "\n\n_renamed = 1  # code that changes no byte of any output\n"
@@ -32,7 +31,7 @@ def test_the_rerun_table_in_small(project) -> None:
         "stages.evaluate-noise-small-0": "evaluate/small",
         "stages.report": "report",
     }.items():
-        assert modules(project, consumer) == imported(project, trace), consumer
+        assert modules(project, consumer) == imported(project, consumer, trace), consumer
 
     project.params["students"]["small"]["loss"] = {"kl": {"temperature": 5}}
     project.write_params()
@@ -49,14 +48,15 @@ def modules(project, consumer: str) -> set[str]:
     return {name for name in (line.split("  ")[1] for line in lines) if "/" not in name and ":" not in name}
 
 
-def imported(project, trace: str) -> set[str]:
-    """The modules that a stage had imported by its end; of the losses, which are all loaded, those that can matter.
+def imported(project, consumer: str, trace: str) -> set[str]:
+    """The modules that a stage had imported by its end; of registries that load all their files, those it lists.
 
-    `pipeline.losses` looks into each of its files for a term; a term that no block names is never made.
+    A term that no block names is never made, and of all sources of real data one is read.
     """
-    names = set((project.traces / trace).read_text().split())
-    used = set(SourceTree(project.root).closure({name for name in names if not name.startswith("pipeline.losses.")}))
-    return {name for name in names if not name.startswith("pipeline.losses.") or name in used}
+    registered = ("pipeline.losses.", "pipeline.real.")
+    listed = modules(project, consumer)
+    names = (project.traces / trace).read_text().split()
+    return {name for name in names if name in listed or not name.startswith(registered)}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ class TestRerunTable:
                 "evaluate": lambda names: f"evaluate/{names[1]}",
             }.get(stage, lambda _, stage=stage: stage)(names)
             if stage != "code":
-                assert modules(grown, consumer) == imported(grown, trace.name), trace.name
+                assert modules(grown, consumer) == imported(grown, consumer, trace.name), trace.name
 
     def test_a_students_parameter_runs_that_student(self, grown) -> None:
         grown.params["students"]["other"]["optimizer"] = {"learning_rate": 0.004}
@@ -214,7 +214,9 @@ def test_students_can_be_finished_on_a_few_real_images(tmp_path: Path, make_proj
     assert "is right" in project.run("python", "-m", "stages.check")
     finishing = {"few_shot@noise-small-0", "evaluate_few_shot@noise-small-0"}
     assert project.repro() >= {*cells("noise", "small"), *cells("real", "small"), *finishing}
-    assert modules(project, "few_shot/small") == imported(project, "stages.distill-noise_few_shot-small-0")
+    assert modules(project, "few_shot/small") == imported(
+        project, "few_shot/small", "stages.distill-noise_few_shot-small-0"
+    )
     metrics = json.loads((project.root / "data/metrics/noise_few_shot-small-0.json").read_text())
     assert (metrics["data_free"], metrics["method"]) == (False, "noise_few_shot")
     assert json.loads((project.root / "data/metrics/noise-small-0.json").read_text())["data_free"]
@@ -277,7 +279,8 @@ def test_a_proxy_is_measured_again_when_its_code_changes(tmp_path: Path, make_pr
     assert "is right" in project.run("python", "-m", "stages.check")
     made = {f"synthesize@{name}", f"evaluate_proxy@{name}"}
     assert project.repro() == {"teacher", *made, *cells(name, "small"), "report"}
-    assert modules(project, f"evaluate_proxy/{name}") == imported(project, f"stages.evaluate---proxy-{name}")
+    consumer = f"evaluate_proxy/{name}"
+    assert modules(project, consumer) == imported(project, consumer, f"stages.evaluate---proxy-{name}")
     assert json.loads((project.root / f"data/metrics/{name}-proxy.json").read_text())["arch"] == "resnet8"
     assert f"{name}-proxy.json" in project.run("dvc", "metrics", "show")
 

@@ -159,7 +159,7 @@ def test_the_card_lists_them_and_says_nothing_where_there_are_none(folder: Path)
     rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| `")]
     assert rows == [f"`{name}`" for name in NAMES]
     assert "arch: resnet8" in section
-    assert r"epoch: 1, latent_dim: 8, widths: \[4, 2\]" in section
+    assert r"epoch: 1, latent\_dim: 8, widths: \[4, 2\]" in section
     without = card(manifest.model_copy(update={"attachments": ()}))
     assert "beside the images" not in without
     assert "\n\n\n" not in without

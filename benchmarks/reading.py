@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.classifier import Card
 from pipeline.core.files import sha256_bytes
 from pipeline.shards.encode import encode_shard
 from pipeline.shards.manifest import (
@@ -14,7 +15,6 @@ from pipeline.shards.manifest import (
     Encoding,
     Manifest,
     ShardEntry,
-    TeacherCard,
     Totals,
     fields_of,
     manifest_bytes,
@@ -51,7 +51,7 @@ def write_dataset(folder: Path, encoding: Encoding, shards: int, samples: int, s
         method_params={},
         steered=True,
         data_free=True,
-        teacher=TeacherCard(
+        teacher=Card(
             arch="none",
             sha256="0" * 64,
             classes=tuple(str(number) for number in range(_CLASSES)),

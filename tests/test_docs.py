@@ -17,6 +17,7 @@ from dvc.cli.parser import get_main_parser
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
+from pipeline import real
 from pipeline.core.params import read_params
 from stages import check
 
@@ -115,14 +116,33 @@ def term_works(scope: dict[str, Any]) -> None:
 
 
 def method_works(scope: dict[str, Any]) -> None:
-    run = SimpleNamespace(teacher=SimpleNamespace(card=SimpleNamespace(channels=1, size=8)))
-    source = scope["Method"](level=0.5).fit(run)
-    batch = source.draw(3, torch.Generator().manual_seed(0))
+    run = SimpleNamespace(teacher=SimpleNamespace(card=SimpleNamespace(channels=1, size=8, classes=("a", "b"))))
+    method = scope["Method"](level=0.5)
+    batch = method.fit(run).draw(3, torch.Generator().manual_seed(0))
+    assert (batch.targets is not None) == method.steered
+    assert scope["Method"](level=2).check(1, 8, 2) != []
     assert batch.images.shape == (3, 1, 8, 8)
     assert 0 <= batch.images.min() <= batch.images.max() <= 0.5
 
 
-WORKS = {"pipeline.nets": net_works, "pipeline.losses": term_works, "pipeline.methods": method_works}
+def data_works(scope: dict[str, Any]) -> None:
+    data = scope["Data"](source="stripes", size=16, channels=1, per_class=3)
+    for split in ("train", "test"):
+        samples, classes = data.read(split)
+        assert real.collect(samples, classes, data.size, data.channels, split).images.shape == (6, 1, 16, 16)
+
+
+WORKS = {
+    "pipeline.nets": net_works,
+    "pipeline.losses": term_works,
+    "pipeline.real": data_works,
+    "pipeline.methods": method_works,
+}
+
+
+def test_the_guide_shows_every_kind_of_file() -> None:
+    shown = re.findall(r"^# (pipeline/\w+)/\w+\.py$", (ROOT / "docs" / "adding.md").read_text(), re.MULTILINE)
+    assert {place.replace("/", ".") for place in shown} == set(WORKS)
 
 
 def test_make_has_every_target() -> None:

@@ -367,10 +367,10 @@ def test_weights_that_are_no_good_are_one_line_with_the_cure(
 def test_an_architecture_far_larger_than_the_file_is_never_built(arch: str) -> None:
     content = save({"weight": torch.zeros(60_000)})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(TrainingError, match="do not fit: the architecture is far larger than the file"):
         proxy(content, arch=arch, channels=3, size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
     made()(IMAGES)  # nothing is left behind that counts
 
@@ -401,10 +401,10 @@ def test_a_sparse_file_of_six_gigabytes_is_refused_by_its_header(tmp_path: Path)
         with (tmp_path / "model.safetensors").open("wb") as file:
             file.write(head)
             file.truncate(len(head) + (6 << 30))
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(TeacherError, match=r"model.safetensors"):
             Classifier.load(tmp_path, TeacherCard)
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
 
 
 def test_every_cut_is_refused_and_no_flipped_bit_of_the_header_raises_anything_else() -> None:

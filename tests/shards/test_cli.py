@@ -110,11 +110,11 @@ def test_a_small_dataset_that_claims_gigabytes_is_refused_at_once(
 ):
     monkeypatch.chdir(tmp_path)
     set_ = forge(tmp_path / "set", bytes(2_000_384), Data("png", 3, 8192), samples=10)
-    start = time.perf_counter()
+    start = time.process_time()
     status, out, err = command(verb, set_)
     assert (status, out) == (2, "")
     assert "10 samples in 2000384 bytes cannot be; they take 2013" in err
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_verify_notices_another_card_or_contact_sheet(command: Command, folder: Path, tmp_path: Path):

@@ -315,7 +315,7 @@ def test_a_sparse_checkpoint_of_six_gigabytes_is_refused_by_its_header(tmp_path)
     with (tmp_path / "w.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         file.truncate(8 + len(header) + (6 << 30))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(TeacherError, match=r"w.safetensors as resnet8: the weights do not fit: .*unexpected a"):
         make(checkpoint_block(tmp_path / "w.safetensors"), tmp_path)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

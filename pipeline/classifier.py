@@ -132,6 +132,7 @@ class StudentCard(Card):
     error: ClassVar[type[PipelineError]] = TrainingError
     cure: ClassVar[str] = "run `dvc repro -f distill`"
 
+    cell: str  # its name in the grid; empty outside of it
     method: str  # that made the dataset
     data_free: bool  # whether it never saw a real image, nor what it learned from
     labels: str  # what it learned from the shards

@@ -4,12 +4,13 @@ The only place that knows. A *row* is a dataset and a kind of labels, a *cell* i
 both stand in file names, in the names of DVC's stages and on the command line.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from .core.params import Block
+from .core.params import Block, build
 
 __all__ = ["CONTROL", "PROXY", "REAL", "ROLES", "Cell", "Folder", "Labels", "Matrix", "Role", "Row", "path_of"]
 
@@ -84,6 +85,17 @@ class Cell(NamedTuple):
     student: str  # its name in params.yaml; `PROXY` for the one that the dataset brings along
     seed: int  # a proxy's is that of its dataset, and no part of the name
 
+    @classmethod
+    def parse(cls, row: str, student: str, seed: int) -> "Cell":
+        """The cell of names that somebody gave, whether or not `matrix` has it.
+
+        Raises:
+            ParamsError: they cannot stand in a path.
+        """
+        found = cls(Row.parse(row), student, seed)
+        build(_Given, {"dataset": found.row.dataset, "student": student, "seed": seed}, "cell")
+        return found
+
     @property
     def online(self) -> bool:
         """Whether it trained while the images were made, and not from the shards."""
@@ -100,6 +112,12 @@ def path_of(folder: Folder, name: str) -> Path:
     return Path(folder, f"{name}{_ENDING.get(folder, '.json')}")
 
 
+def _plain(name: str) -> str:
+    if not _PLAIN.fullmatch(name):
+        raise ValueError("expected small letters, digits and underscores, 64 at most")
+    return name
+
+
 def _unambiguous(name: str) -> str:
     row = Row.parse(name)
     if row.labels != "teacher":
@@ -107,10 +125,19 @@ def _unambiguous(name: str) -> str:
     return name
 
 
-# Nothing else may stand in `matrix`: its values become file names, and arguments of commands that a shell runs.
-_Name = Annotated[str, Field(pattern=r"\A[a-z0-9][a-z0-9_]{0,63}\z")]
+# Nothing else may stand in `matrix`: its values become the names of files and of DVC's stages.
+_PLAIN = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
+_Name = Annotated[str, AfterValidator(_plain)]
 _Dataset = Annotated[_Name, AfterValidator(_unambiguous)]
 _Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _Given(Block):
+    """The names of one cell."""
+
+    dataset: _Name
+    student: _Name
+    seed: _Seed
 
 
 class Matrix(Block):

@@ -5,6 +5,7 @@ answered.
 """
 
 import argparse
+import os
 import sys
 
 from pipeline.core.errors import quiet_interrupt
@@ -30,7 +31,9 @@ _STAGES = {
 def arguments(stage: str, given: list[str] | None = None) -> argparse.Namespace:
     """The command line of `python -m stages.<stage>`; leaves with a message where it is wrong.
 
-    Stages that take none need not ask: it has been looked at when they run.
+    Stages that take none need not ask: it has been looked at when they run. In dvc.yaml names of params.yaml never
+    stand in a command, as a shell would read them: there `{}` means the next value in the name of the stage that DVC
+    runs, such as ``distill@zskd-small-0``.
 
     Args:
         stage: the module's name.
@@ -43,10 +46,20 @@ def arguments(stage: str, given: list[str] | None = None) -> argparse.Namespace:
         _add_cell(parser, "?" if stage == "evaluate" else None)
     if stage == "evaluate":
         parser.add_argument("--proxy", metavar="METHOD", help="instead: the student that this method's dataset brings")
-    found = parser.parse_args(given)
+    found = parser.parse_args(_filled(sys.argv[1:] if given is None else given, parser))
     if stage == "evaluate" and [found.row, found.student, found.seed].count(None) != (3 if found.proxy else 0):
         parser.error("give METHOD STUDENT SEED, or --proxy METHOD")
     return found
+
+
+def _filled(given: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The arguments, with the values of DVC's stage where `{}` stands."""
+    text = os.environ.get("DVC_STAGE", "").partition("@")[2]
+    values, asked = text.split("-") if text else [], sum("{}" in argument for argument in given)
+    if asked not in {0, len(values)}:
+        parser.error(f"{{}} stands for a value in the name of DVC's stage; there are {len(values)}: {text!r}")
+    rest = iter(values)
+    return [argument.replace("{}", next(rest)) if "{}" in argument else argument for argument in given]
 
 
 def _add_synthesize(parser: argparse.ArgumentParser) -> None:

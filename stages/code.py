@@ -4,8 +4,8 @@ DVC tracks files, not imports. Every other stage depends on its own file below `
 new architecture or a new method reruns nothing but its own stages. A file lists one hash over all, then each module
 with the hash of its syntax; comments, formatting and docstrings do not count.
 
-It is also the stage before all others, and so the one that refuses a `matrix` of anything but plain names: DVC writes
-them into the commands of later stages, and a shell runs those.
+It is also the stage before all others, and so the one that refuses a `matrix` of anything but plain names: they become
+paths of outputs, which DVC removes before a stage runs.
 """
 
 import shutil
@@ -21,7 +21,7 @@ from stages.settings import CODE, Settings, architectures, terms
 __all__ = ["consumers", "content", "main", "write"]
 
 _REAL = "pipeline.real"
-_MATRIX = "matrix"  # a file that all stages with names in their command depend on; it never changes
+_MATRIX = "matrix"  # a file that all stages with names in their paths depend on; it never changes
 
 
 def consumers(settings: Settings) -> dict[str, tuple[str, ...]]:

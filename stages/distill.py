@@ -54,6 +54,7 @@ def distill(settings: Settings, cell: Cell) -> None:
         seconds = state.seconds()
         folder, curve = DATA / path_of("students", cell.name), DATA / path_of("history", cell.name)
         sweep(folder)
+        student.card = student.card.model_copy(update={"cell": cell.name})
         student.save(folder)
         work.discard()
     write_history(history, curve)
@@ -82,22 +83,17 @@ def _read(settings: Settings, cell: Cell) -> tuple[str, DistillParams, FewShot |
 
 def _start(settings: Settings, cell: Cell) -> Student:
     """The student that is finished on real images."""
-    folder = DATA / path_of("students", cell._replace(row=Row(cell.row.dataset)).name)
+    name = cell._replace(row=Row(cell.row.dataset)).name
+    folder = DATA / path_of("students", name)
     student = Student.load(folder, StudentCard, settings.trust, frozen=False)
-    card = student.card
-    claims = {
-        "method": (card.method, cell.row.dataset),
-        "seed": (card.seed, cell.seed),
-        "last step on real images": (card.few_shot, None),
-    }
-    require_origin(folder, claims)
+    require_origin(folder, {"cell": (student.card.cell, name)})
     return student
 
 
 def main() -> None:
     """`python -m stages.distill METHOD STUDENT SEED`."""
     given = arguments("distill")
-    distill(Settings.read(), Cell(Row.parse(given.row), given.student, given.seed))
+    distill(Settings.read(), Cell.parse(given.row, given.student, given.seed))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pipeline.core.device import Compute
 from pipeline.core.errors import run_or_exit
 from pipeline.core.rng import stream
 from pipeline.distill import proxy_of
-from pipeline.grid import PROXY, Cell, Row, path_of
+from pipeline.grid import PROXY, Cell, path_of
 from pipeline.measure.belief import write_beliefs
 from pipeline.measure.evaluate import EvaluateParams, evaluate
 from pipeline.measure.metrics import write_metrics
@@ -41,7 +41,7 @@ def measure_proxy(settings: Settings, method: str) -> None:
     Raises:
         PipelineError: as in `measure`, or the dataset has no proxy.
     """
-    cell = Cell(Row(method), PROXY, 0)
+    cell = Cell.parse(method, PROXY, 0)
     dataset = _dataset(cell)
     proxy = proxy_of(dataset, settings.trust)
     _measure(settings, proxy, dataset, cell._replace(seed=proxy.card.seed))
@@ -72,7 +72,7 @@ def main() -> None:
     """`python -m stages.evaluate METHOD STUDENT SEED` or `python -m stages.evaluate --proxy METHOD`."""
     given = arguments("evaluate")
     if given.proxy is None:
-        measure(Settings.read(), Cell(Row.parse(given.row), given.student, given.seed))
+        measure(Settings.read(), Cell.parse(given.row, given.student, given.seed))
     else:
         measure_proxy(Settings.read(), given.proxy)
 

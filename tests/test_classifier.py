@@ -40,6 +40,7 @@ PLAIN: dict[str, Any] = {
 ROLES: dict[type[Card], dict[str, Any]] = {
     TeacherCard: {"batch_norm": True, "accuracy": None, "source": "a test"},
     StudentCard: {
+        "cell": "zskd-small-3",
         "method": "zskd", "data_free": True, "labels": "stored", "seed": 3, "dataset": "0" * 64, "teacher": "1" * 64,
         "few_shot": LastStep(start="2" * 64, dataset="3" * 64, per_class=5, labels="hard"),
     },

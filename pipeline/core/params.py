@@ -157,4 +157,5 @@ def _line(key: str, item: Any) -> str:
         return f"{full}: missing; it has no default"
     if item["type"] == "extra_forbidden":
         return f"{full}: {item['input']!r}: unknown key; remove it or check its spelling"
-    return f"{full}: {item['input']!r}: {item['msg'][0].lower() + item['msg'][1:]}"
+    said = item["msg"].removeprefix("Value error, ")  # of a validator of ours
+    return f"{full}: {item['input']!r}: {said[0].lower() + said[1:]}"

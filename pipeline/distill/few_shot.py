@@ -78,7 +78,7 @@ def finish(
     taught = teacher_of(dataset, params, teacher)
     step = LastStep(start=start.card.sha256, dataset=dataset.sha256, per_class=per_class, labels=params.labels)
     free = start.card.data_free and dataset.manifest.data_free
-    card = start.card.model_copy(update={"data_free": free, "few_shot": step, "sha256": ""})
+    card = start.card.model_copy(update={"data_free": free, "few_shot": step, "cell": "", "sha256": ""})
     samples = draw(dataset, per_class, card.seed)
     feed = pool_of(samples, params.labels, compute.torch_device())
     return learn(Classifier(start.net, card, start.code), feed, dataset, params, compute, checkpoint, taught)

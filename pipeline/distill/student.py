@@ -13,6 +13,7 @@ def card_of(dataset: Dataset, arch: str, labels: str, seed: int) -> StudentCard:
     return StudentCard(
         **teacher.model_dump(include={"classes", "channels", "size", "mean", "std"}),
         arch=arch,
+        cell="",
         method=dataset.manifest.method,
         data_free=dataset.manifest.data_free,
         labels=labels,

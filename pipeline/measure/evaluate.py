@@ -206,6 +206,7 @@ def _check_origins(student: Student, teacher: Teacher | None, dataset: Dataset |
     """Hashes protect bytes; this finds the right file in the wrong place: another teacher's, row's or seed's."""
     card, row = student.card, cell.row
     claims: list[tuple[str, object, object]] = [
+        ("the student is", card.cell or cell.name, cell.name),
         ("the student learned from dataset", card.method, row.dataset),
         ("the student's seed is", card.seed, cell.seed),
         ("the student was finished on a few real images:", card.few_shot is not None, row.few_shot),

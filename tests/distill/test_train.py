@@ -37,7 +37,7 @@ def test_a_student_says_where_it_comes_from(tmp_path, small_set, params, cpu):
     assert student.card.model_dump() == {
         "arch": "lenet5_half", "classes": card.classes, "channels": 1, "size": 16, "mean": (0.3,), "std": (0.3,),
         "method": "noise", "data_free": True, "labels": "stored", "seed": 5, "dataset": small_set.sha256,
-        "teacher": card.sha256, "few_shot": None, "sha256": "",
+        "teacher": card.sha256, "few_shot": None, "cell": "", "sha256": "",
     }  # fmt: skip
     assert not student.training
 

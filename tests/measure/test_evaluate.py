@@ -45,6 +45,7 @@ class Net(nn.Module):
             dataset="the manifest",
             teacher="the teacher",
             few_shot=None,
+            cell="",
         )
         self.modes: list[bool] = []
         self.batches: list[int] = []

@@ -16,16 +16,17 @@ from stages.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACER = '''
-"""Note which modules of the project a stage has imported by its end."""
+"""Note which modules of the project a stage of DVC has imported by its end."""
 import atexit, os, sys
 
 def note():
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if main is None or not main.name.startswith("stages."):
+    stage = os.environ.get("DVC_STAGE")
+    if stage is None or main is None or not main.name.startswith("stages."):
         return
     names = {name for name in sys.modules if name.split(".")[0] in ("pipeline", "stages")}
     line = "\\n".join(sorted(names | {main.name}))
-    with open(os.path.join(os.environ["TRACES"], "-".join([main.name, *sys.argv[1:]])), "w") as file:
+    with open(os.path.join(os.environ["TRACES"], stage), "w") as file:
         file.write(line)
 
 atexit.register(note)

@@ -1,4 +1,4 @@
-"""Names in params.yaml become parts of commands that a shell runs: nothing but plain words gets that far."""
+"""Names in params.yaml become names of stages and files: nothing but plain words gets that far, none in a command."""
 
 import copy
 import re
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.core.errors import ParamsError
 from stages.code import consumers
@@ -72,6 +73,12 @@ def test_plain_words_pass(settings: Settings, value: str) -> None:
     assert f"students/{value}" in consumers(settings)
 
 
+def test_no_command_holds_text_of_params(project_root: Path) -> None:
+    stages: dict[str, Any] = YAML(typ="safe", pure=True).load(project_root / "dvc.yaml")["stages"]
+    commands = [stage["cmd"] for stage in stages.values()]
+    assert all(re.fullmatch(r"python -m stages\.\w+( --proxy)?( \{\}(_labels|_few_shot)?)*", text) for text in commands)
+
+
 def found(root: Path) -> list[Path]:
     return [path for path in root.rglob("*OWNED*") if ".git" not in path.parts and ".dvc" not in path.parts]
 
@@ -103,3 +110,24 @@ def test_no_name_reaches_a_shell_under_dvc(project, place: str, values: list[Any
         assert re.match(rf"error: matrix\.{place}\.\d: '0; touch OWNED #': \w+", errors[0])
     assert not [line for line in lines if line.startswith("Traceback")]
     assert not found(project.root)
+
+
+SINGLE = [("students", "small"), ("seeds", 0), ("methods", "noise")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["--single-item", "--downstream", "--force"])
+@pytest.mark.parametrize(("place", "plain"), SINGLE, ids=str)
+def test_a_stage_run_alone_executes_no_name(project, place: str, plain: Any, flag: str) -> None:
+    """`--single-item` runs a stage without those before it: nothing has refused the names."""
+    before = copy.deepcopy(project.params)
+    put(project.params, place, SHELL[0], "../../OWNED")
+    project.write_params()
+    project.params = before
+    cell = {"students": "small", "seeds": 0, "methods": "noise"}
+    for value in (SHELL[0], "../../OWNED"):
+        given = cell | {place: value}
+        stage = f"distill@{given['methods']}-{given['students']}-{given['seeds']}"
+        output = project.run("dvc", "repro", flag, stage, expect=255)
+        assert "Traceback" not in output
+        assert not found(project.root.parent)

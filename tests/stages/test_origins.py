@@ -49,6 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_params: Any) -> Path:
     """A tiny project that has run: two datasets, students of two seeds, references, finished ones."""
     folder = tmp_path_factory.mktemp("made")
     params = tiny_params(read_params(Path(__file__).parents[2] / "presets" / "digits.yaml"))
+    params["students"]["twin"] = dict(params["students"]["small"])
     params["matrix"] |= {"methods": ["noise", "real"], "references": ["real"], "few_shot": ["noise"], "seeds": [0, 1]}
     params["methods"]["real"]["count"] = 100
     params["evaluate"]["belief"] = None
@@ -61,6 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_params: Any) -> Path:
         for row, seed in (("noise", "0"), ("noise", "1"), ("real", "0"), ("real_labels", "0"), ("noise_few_shot", "0")):
             call("distill", row, "small", seed)
             call("evaluate", row, "small", seed)
+        call("distill", "noise", "twin", "0")
     return folder
 
 
@@ -86,12 +88,34 @@ SWAPPED = [
     ("synthetic/noise", "synthetic/real", "evaluate noise small 0", "'real', expected 'noise'"),
     ("synthetic/noise", "synthetic/real", "evaluate --proxy noise", "'real', expected 'noise'"),
     ("synthetic/noise", "synthetic/real", "report", "'noise', expected 'real'"),
-    ("students/noise-small-0", "students/noise-small-1", "evaluate noise small 0", "seed is 1, expected 0"),
-    ("students/noise-small-0", "students/noise-small-1", "distill noise_few_shot small 0", "seed is 1, expected 0"),
-    ("students/noise-small-0", "students/real-small-0", "evaluate noise small 0", "'real', expected 'noise'"),
-    ("students/noise-small-0", "students/noise_few_shot-small-0", "evaluate noise small 0", "True, expected False"),
-    ("students/noise-small-0", "students/noise_few_shot-small-0", "distill noise_few_shot small 0", "expected None"),
-    ("students/real-small-0", "students/real_labels-small-0", "evaluate real_labels small 0", "False, expected True"),
+    (
+        "students/noise-small-0",
+        "students/noise-small-1",
+        "evaluate noise small 0",
+        "'noise-small-1', expected 'noise-small-0'",
+    ),
+    (
+        "students/noise-small-0",
+        "students/noise-small-1",
+        "distill noise_few_shot small 0",
+        "'noise-small-1', expected 'noise-small-0'",
+    ),
+    ("students/noise-small-0", "students/real-small-0", "evaluate noise small 0", "'real-small-0', expected"),
+    ("students/noise-small-0", "students/noise-twin-0", "evaluate noise small 0", "'noise-twin-0', expected"),
+    ("students/noise-small-0", "students/noise-twin-0", "distill noise_few_shot small 0", "'noise-twin-0', expected"),
+    (
+        "students/noise-small-0",
+        "students/noise_few_shot-small-0",
+        "evaluate noise small 0",
+        "'noise_few_shot-small-0', ex",
+    ),
+    (
+        "students/noise-small-0",
+        "students/noise_few_shot-small-0",
+        "distill noise_few_shot small 0",
+        "expected 'noise-s",
+    ),
+    ("students/real-small-0", "students/real_labels-small-0", "evaluate real_labels small 0", "'real-small-0', expect"),
     (
         "metrics/noise-small-0.json",
         "metrics/noise-small-1.json",

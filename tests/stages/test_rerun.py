@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline import nets
-from pipeline.grid import Row
 
 HARMLESS = "\n\n_renamed = 1  # code that changes no byte of any output\n"
 
@@ -25,11 +24,11 @@ def test_the_rerun_table_in_small(project) -> None:
     assert project.repro() == everything
 
     for trace, consumer in {
-        "stages.teacher": "teacher",
-        "stages.synthesize-noise": "methods/noise",
-        "stages.distill-noise-small-0": "students/small",
-        "stages.evaluate-noise-small-0": "evaluate/small",
-        "stages.report": "report",
+        "teacher": "teacher",
+        "synthesize@noise": "methods/noise",
+        "distill@noise-small-0": "students/small",
+        "evaluate@noise-small-0": "evaluate/small",
+        "report": "report",
     }.items():
         assert modules(project, consumer) == imported(project, consumer, trace), consumer
 
@@ -82,12 +81,9 @@ class TestRerunTable:
 
     def test_every_consumer_imports_exactly_what_its_file_lists(self, grown) -> None:
         for trace in grown.traces.iterdir():
-            stage, *names = trace.name.removeprefix("stages.").split("-")
-            consumer = {
-                "synthesize": lambda names: f"methods/{names[0]}",
-                "distill": lambda names: f"{Row.parse(names[0]).consumer}/{names[1]}",
-                "evaluate": lambda names: f"evaluate/{names[1]}",
-            }.get(stage, lambda _, stage=stage: stage)(names)
+            stage, _, names = trace.name.partition("@")
+            folder = {"synthesize": "methods", "distill": "students", "reference": "references"}.get(stage, "evaluate")
+            consumer = f"{folder}/{names.split('-')[stage != 'synthesize']}" if names else stage
             if stage != "code":
                 assert modules(grown, consumer) == imported(grown, consumer, trace.name), trace.name
 

@@ -83,7 +83,7 @@ def find(settings: Settings) -> Findings:
         found.errors += consistency.of_classes(data, teacher)
         found.errors += consistency.of_teacher(data, teacher, net)
         if net is not None and matrix:
-            found.errors += consistency.of_batch_norm(matrix, teacher, net)
+            found.errors += consistency.of_needs(matrix, teacher, net)
         found.warnings += consistency.missing_files(data, teacher, trust)
     if shards:
         for name, block in made.items():

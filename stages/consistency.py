@@ -20,7 +20,7 @@ from pipeline.distill import DistillParams, few_shot_of
 from pipeline.grid import PROXY, Matrix
 from pipeline.losses import Loss
 from pipeline.methods import needing_batch_norm
-from pipeline.nets.probe import needs_batches
+from pipeline.nets.probe import needs_batches, points
 from pipeline.real import DataBlock, NoData, folder, torchvision
 from pipeline.shards.manifest import LIMITS, fits
 from pipeline.sources import CheckpointFile, Python, TeacherBlock, Timm, Torchvision, Train
@@ -34,11 +34,11 @@ __all__ = [
     "missing_files",
     "network",
     "network_of",
-    "of_batch_norm",
     "of_classes",
     "of_data",
     "of_matrix",
     "of_method",
+    "of_needs",
     "of_numbers",
     "of_real",
     "of_teacher",
@@ -79,8 +79,7 @@ def images_of(data: DataBlock | NoData, teacher: TeacherBlock) -> Images | None:
     """
     match teacher:
         case Train():
-            classes = _KNOWN.get(_name(data), (0, _SOME))[1]
-            return None if isinstance(data, NoData) else Images(classes, data.channels, data.size)
+            return None if isinstance(data, NoData) else Images(_classes(data) or _SOME, data.channels, data.size)
         case CheckpointFile() | Python():
             return Images(_count(teacher.classes), teacher.channels, teacher.size)
         case Torchvision() | Timm():
@@ -92,7 +91,7 @@ def least_classes(data: DataBlock | NoData, teacher: TeacherBlock) -> int:
     given = None if isinstance(teacher, Train) else teacher.classes
     if given is not None:
         return given if isinstance(given, int) else len(given)
-    return _KNOWN.get(_name(data), (0, 2))[1]
+    return 2 if isinstance(data, NoData) else _classes(data) or 2
 
 
 def of_numbers(value: object, key: str = "") -> Iterator[str]:
@@ -113,14 +112,24 @@ def of_classes(data: DataBlock | NoData, teacher: TeacherBlock) -> Iterator[str]
     """Class names that neither the teacher's card nor a dataset's manifest can hold."""
     if isinstance(data, folder.Data):
         for split in ("train", "test"):
-            place = Path(data.root).expanduser() / split
-            found = sorted(path.name for path in place.glob("[!.]*") if path.is_dir())
-            yield from _unlike_names(found, f"data.root: {place}")
+            yield from _unlike_names(_folders(data, split), f"data.root: {Path(data.root).expanduser() / split}")
     classes = None if isinstance(teacher, Train) else teacher.classes
     if isinstance(classes, int) and classes > LIMITS.classes:
         yield f"teacher.classes: {classes}: expected at most {LIMITS.classes}"
     elif isinstance(classes, tuple):
         yield from _unlike_names(list(classes), "teacher")
+
+
+def _classes(data: DataBlock) -> int | None:
+    """How many classes there are; None where the data must be read to count them."""
+    if isinstance(data, folder.Data):
+        return len(_folders(data, "train")) or None
+    return _KNOWN[_name(data)][1] if _name(data) in _KNOWN else None
+
+
+def _folders(data: folder.Data, split: str) -> list[str]:
+    """The names of a split's classes."""
+    return sorted(path.name for path in (Path(data.root).expanduser() / split).glob("[!.]*") if path.is_dir())
 
 
 def _unlike_names(names: list[str], key: str) -> Iterator[str]:
@@ -319,14 +328,17 @@ def network_of(teacher: TeacherBlock, images: Images | None) -> nn.Module | None
             return None
 
 
-def of_batch_norm(matrix: Matrix, teacher: TeacherBlock, net: nn.Module) -> Iterator[str]:
-    """Methods that match BatchNorm statistics, though the teacher's network keeps none."""
-    if nets.has_batch_norm(net) or isinstance(teacher, Timm | Python):
+def of_needs(matrix: Matrix, teacher: TeacherBlock, net: nn.Module) -> Iterator[str]:
+    """Methods whose teacher must have what this one's network has not."""
+    if isinstance(teacher, Timm | Python):
         return
     arch = _published(teacher) if isinstance(teacher, Torchvision) else teacher.arch
-    for name in matrix.methods:
-        if name in methods.names() and methods.load(name).needs.batch_norm:
+    for name in sorted(set(matrix.methods) & set(methods.names()), key=matrix.methods.index):
+        needs = methods.load(name).needs
+        if needs.batch_norm and not nets.has_batch_norm(net):
             yield f"matrix.methods: {name!r}: {needing_batch_norm(f'teacher {arch}')}"
+        if needs.head and points(net).head is None:
+            yield f"matrix.methods: {name!r}: teacher {arch} does not end in a linear layer; take it out"
 
 
 def missing_files(data: DataBlock | NoData, teacher: TeacherBlock, trust: tuple[str, ...]) -> Iterator[str]:

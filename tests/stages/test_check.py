@@ -260,6 +260,30 @@ def test_a_published_teacher_needs_batch_norm_before_any_fetch(
     assert all(line.startswith("matrix.methods: 'deepinversion': teacher torchvision:alexnet has no") for line in found)
 
 
+def test_a_published_teacher_needs_a_linear_layer_where_a_method_reads_it(project_root: Path) -> None:
+    params = read_params(project_root / "presets" / "imagenet.yaml")
+    put("data", NO_DATA)(params)
+    put("teacher.name", "squeezenet1_1")(params)
+    put("methods.zskd", read_params(project_root / "presets" / "mnist.yaml")["methods"]["zskd"])(params)
+    put("matrix.methods", ["zskd"])(params)
+    expected = "matrix.methods: 'zskd': teacher torchvision:squeezenet1_1 does not end in a linear layer; take it out"
+    assert [line for line in errors(params) if line.startswith("matrix.methods")] == [expected]
+
+
+def test_the_classes_of_a_folder_are_counted(digits: dict[str, Any], tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for index in range(30):
+            (tmp_path / split / f"kind {index}").mkdir(parents=True)
+    put("data", {"source": "folder", "root": str(tmp_path), "channels": 1, "size": 32})(digits)
+    put("matrix.few_shot", ["zskd"])(digits)
+    put("few_shot.per_class", 40)(digits)
+    put("methods.real.count", 1000)(digits)
+    assert (
+        "few_shot.per_class: 40: of 30 classes more than methods.real.count (1000); lower it, or raise that"
+        in errors(digits)
+    )
+
+
 def test_a_published_teacher_that_does_not_exist_is_found(project_root: Path) -> None:
     params = read_params(project_root / "presets" / "imagenet.yaml")
     put("teacher.name", "resnt50")(params)

@@ -14,7 +14,8 @@ from pipeline.shards.manifest import (
     FORMAT_VERSION,
     Encoding,
     Manifest,
-    ShardEntry,
+    Shards,
+    Split,
     Totals,
     fields_of,
     manifest_bytes,
@@ -28,7 +29,7 @@ _CLASSES = 10
 def write_dataset(folder: Path, encoding: Encoding, shards: int, samples: int, size: int) -> float:
     """Write random images, [3, size, size] with 10 classes; returns the CPU seconds that encoding and hashing took."""
     rng = torch.Generator().manual_seed(0)
-    entries: list[ShardEntry] = []
+    entries: list[tuple[Split, int, str]] = []
     histogram, agreed = torch.zeros(_CLASSES, dtype=torch.int64), 0
     seconds = 0.0
     for index in range(shards):
@@ -44,7 +45,7 @@ def write_dataset(folder: Path, encoding: Encoding, shards: int, samples: int, s
         (folder / name).write_bytes(content)
         sha256 = sha256_bytes(content)
         seconds += time.process_time() - start
-        entries.append(ShardEntry(name=name, split="train", samples=samples, bytes=len(content), sha256=sha256))
+        entries.append(("train", samples, sha256))
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         method="noise",
@@ -63,7 +64,7 @@ def write_dataset(folder: Path, encoding: Encoding, shards: int, samples: int, s
         seed=0,
         encoding=encoding,
         fields=fields_of(encoding, 3, size, _CLASSES, soft_targets=False),
-        shards=tuple(entries),
+        shards=Shards.of(entries),
         attachments=(),
         samples=Totals(train=shards * samples, holdout=0),
         class_histogram=tuple(histogram.tolist()),

@@ -86,7 +86,7 @@ class DatasetFacts:
     @property
     def bytes(self) -> int:
         """The size of all shards and attachments."""
-        return sum(entry.bytes for entry in (*self.manifest.shards, *self.manifest.attachments))
+        return sum(entry.bytes for entry in (*self.manifest.every_entry, *self.manifest.attachments))
 
     @property
     def steered(self) -> bool:

@@ -10,7 +10,7 @@ from ..core.errors import ShardError, run_or_exit
 from ..core.files import sha256_bytes, write_atomic
 from ..core.progress import track
 from ..core.work import prune, work_root
-from .manifest import LIMITS, MANIFEST, Manifest
+from .manifest import LIMITS, MANIFEST, Manifest, Split
 from .opening import read_whole
 from .preview import preview
 from .reader import Dataset
@@ -46,7 +46,7 @@ def _verify(arguments: argparse.Namespace) -> None:
         samples += sum(len(shard.cls) for shard in shards)
     for entry in dataset.manifest.attachments:
         dataset.attachment(entry)
-    shards, others = len(dataset.manifest.shards), len(dataset.manifest.attachments)
+    shards, others = len(dataset.manifest.every_entry), len(dataset.manifest.attachments)
     beside = f", {others} file{'s' * (others > 1)} beside them" if others else ""
     changed = dataset.changed()
     if "preview.png" in changed:
@@ -118,8 +118,8 @@ def summary(dataset: Dataset) -> str:
     return "\n".join([f"{name:<11} {text}" for name, text in rows.items()] + ["", *_bars(manifest), ""])
 
 
-def _split(manifest: Manifest, split: str) -> str:
-    entries = [entry for entry in manifest.shards if entry.split == split]
+def _split(manifest: Manifest, split: Split) -> str:
+    entries = manifest.entries(split)
     samples = sum(entry.samples for entry in entries)
     return f"{samples:,} samples in {len(entries):,} shards, {_size(sum(entry.bytes for entry in entries))}"
 

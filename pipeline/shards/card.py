@@ -160,11 +160,17 @@ def card(manifest: Manifest) -> str:
         fields=_field_rows(manifest),
         classes=_class_rows(manifest),
         attachments=_ATTACHMENTS.format(rows=_attachment_rows(manifest)) if manifest.attachments else "",
-        pattern=f"train-{{00000..{shards - 1:05d}}}.tar",
+        pattern=_pattern(shards),
         decode='"rgb8"' if image == "png" else "",
         image=image,
         privacy=_PRIVACY if manifest.data_free else _PRIVACY_REAL,
     )
+
+
+def _pattern(shards: int) -> str:
+    """What webdataset takes for all training shards. Braces fill up with zeros to the longer end: one per length."""
+    ends = [("00000", min(shards, 100_000)), *([("100000", shards)] if shards > 100_000 else [])]
+    return "::".join(f"train-{{{first}..{end - 1:05d}}}.tar" for first, end in ends)
 
 
 def _agreement(manifest: Manifest) -> str:

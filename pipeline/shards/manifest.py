@@ -1,10 +1,12 @@
 """manifest.json: what a dataset is, and the sha256 of every file of it. Any edit of it is an error."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
@@ -16,7 +18,7 @@ from .layout import COLOUR_TYPES, Encoding, Split, archive_bytes, key_of, member
 from .opening import read_whole
 
 __all__ = ["FORMAT_VERSION", "LIMITS", "MANIFEST", "AttachmentEntry", "Count", "Encoding", "Entries", "FieldSpec",
-           "Limits", "Manifest", "ShardEntry", "Split", "Totals", "fields_of",
+           "Limits", "Manifest", "ShardEntry", "ShardRun", "Shards", "Split", "Totals", "fields_of",
            "first_problem", "fits", "key_of", "manifest_bytes", "parse_manifest", "read_manifest", "shard_bytes",
            "shard_name"]  # fmt: skip
 
@@ -30,9 +32,9 @@ _DIGEST = "digest"
 class Limits:
     """Caps that no dataset passes, whatever its manifest says; they bound memory before anything is allocated."""
 
-    manifest_bytes: int = 64 << 20  # of which 100,000 shards take 20 MB
-    manifest_values: int = 1_000_000  # of every kind: 6 for a shard, 2 for a class
-    shards: int = 100_000
+    manifest_bytes: int = 128 << 20  # of which a million shards take 79 MB
+    manifest_values: int = 1_300_000  # of every kind: 1 for a shard, 2 for a class
+    shards: int = 1_000_000
     shard_samples: int = 100_000
     shard_bytes: int = 2 << 30
     attachments: int = 1000
@@ -43,6 +45,7 @@ class Limits:
 
 
 LIMITS = Limits()
+_SPLITS: tuple[Split, ...] = ("train", "holdout")
 
 
 def _lists(value: Any) -> Any:
@@ -63,25 +66,50 @@ class FieldSpec(Block):
     shape: tuple[int, ...]  # without the sample axis; () is a single number
 
 
-class ShardEntry(Block):
-    """One shard file."""
+class ShardEntry(NamedTuple):
+    """One shard file, as a reader looks for it."""
 
-    name: Annotated[str, Field(pattern=r"\A(train|holdout)-[0-9]{5}\.tar\z")]
     split: Split
-    samples: Annotated[int, Field(ge=1, le=LIMITS.shard_samples)]
-    bytes: Annotated[int, Field(ge=1, le=LIMITS.shard_bytes)]
-    sha256: Sha256
+    index: int  # within its split
+    samples: int
+    bytes: int
+    sha256: str
 
     @property
-    def index(self) -> int:
-        """The shard's number within its split."""
-        return int(self.name[-9:-4])
+    def name(self) -> str:
+        """Of the file."""
+        return shard_name(self.split, self.index)
 
-    @model_validator(mode="after")
-    def _name_fits_split(self) -> Self:
-        if not self.name.startswith(f"{self.split}-"):
-            raise ValueError(f"{self.name} is listed under split {self.split}")
-        return self
+
+class ShardRun(Block):
+    """Shards that follow each other and have equally many samples. Their names and lengths follow from that."""
+
+    samples: Annotated[int, Field(ge=1, le=LIMITS.shard_samples)]  # of each
+    sha256: Annotated[tuple[Sha256, ...], Field(min_length=1, max_length=LIMITS.shards)]  # of each file
+
+
+class Shards(Block):
+    """The shard files of each split, numbered from 0."""
+
+    train: Annotated[tuple[ShardRun, ...], Field(min_length=1)]
+    holdout: tuple[ShardRun, ...]
+
+    @classmethod
+    def of(cls, files: Iterable[tuple[Split, int, str]]) -> "Shards":
+        """From split, number of samples and sha256 of each file, those of a split in their order."""
+        listed = list(files)
+        runs = {
+            split: tuple(
+                ShardRun(samples=samples, sha256=tuple(file[2] for file in run))
+                for samples, run in groupby((file for file in listed if file[0] == split), key=lambda file: file[1])
+            )
+            for split in _SPLITS
+        }
+        return cls(**runs)
+
+    def runs(self, split: Split) -> tuple[ShardRun, ...]:
+        """Those of one split."""
+        return self.train if split == "train" else self.holdout
 
 
 class AttachmentEntry(Block):
@@ -123,7 +151,7 @@ class Manifest(Block):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)]
     encoding: Encoding
     fields: dict[str, FieldSpec]  # as `fields_of` gives them
-    shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1, max_length=LIMITS.shards)]  # indices from 0 per split
+    shards: Shards
     attachments: Entries
     files: dict[Literal["README.md", "preview.png"], Sha256] = Field(default_factory=dict)  # for people
     samples: Totals
@@ -137,7 +165,24 @@ class Manifest(Block):
 
     def entries(self, split: Split) -> tuple[ShardEntry, ...]:
         """The shards of a split, in their order."""
-        return tuple(sorted((entry for entry in self.shards if entry.split == split), key=lambda entry: entry.index))
+        return self._entries[split]
+
+    @cached_property
+    def every_entry(self) -> tuple[ShardEntry, ...]:
+        """The shards of both splits."""
+        return (*self.entries("train"), *self.entries("holdout"))
+
+    @cached_property
+    def _entries(self) -> dict[Split, tuple[ShardEntry, ...]]:
+        found: dict[Split, tuple[ShardEntry, ...]] = {}
+        for split in _SPLITS:
+            files = (
+                (run.samples, shard_bytes(run.samples, self.fields), sha256)
+                for run in self.shards.runs(split)
+                for sha256 in run.sha256
+            )
+            found[split] = tuple(ShardEntry(split, index, *file) for index, file in enumerate(files))
+        return found
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -265,8 +310,9 @@ def _version(manifest: Manifest) -> str | None:
 
 
 def _image(manifest: Manifest) -> str | None:
-    teacher = manifest.teacher
-    return fits(1, teacher.channels, teacher.size, len(teacher.classes), manifest.encoding, manifest.soft_targets)
+    teacher, runs = manifest.teacher, [*manifest.shards.train, *manifest.shards.holdout]
+    asked = (teacher.channels, teacher.size, len(teacher.classes), manifest.encoding, manifest.soft_targets)
+    return fits(max(run.samples for run in runs), *asked, sum(len(run.sha256) for run in runs))
 
 
 def _fields(manifest: Manifest) -> str | None:
@@ -276,13 +322,12 @@ def _fields(manifest: Manifest) -> str | None:
 
 
 def _shards(manifest: Manifest) -> str | None:
-    for split in ("train", "holdout"):
-        entries = [entry for entry in manifest.shards if entry.split == split]
-        if sorted(entry.index for entry in entries) != list(range(len(entries))):
-            return f"the {split} shards are not numbered 0 to {len(entries) - 1}, each once"
-        total = getattr(manifest.samples, split)
-        if sum(entry.samples for entry in entries) != total:
-            return f"samples.{split} is {total}, its shards hold {sum(entry.samples for entry in entries)}"
+    for split in _SPLITS:
+        runs, total = manifest.shards.runs(split), getattr(manifest.samples, split)
+        if any(first.samples == second.samples for first, second in pairwise(runs)):
+            return f"shards.{split} has a run of shards in two pieces"
+        if (held := sum(run.samples * len(run.sha256) for run in runs)) != total:
+            return f"samples.{split} is {total}, its shards hold {held}"
     return None
 
 

@@ -22,7 +22,7 @@ from .manifest import (
     MANIFEST,
     AttachmentEntry,
     Manifest,
-    ShardEntry,
+    Shards,
     Totals,
     fields_of,
     first_problem,
@@ -64,7 +64,8 @@ def describe(
     """
     if len(records) != len(plans):
         raise WorkError(f"{maker.method}: {len(records)} of {len(plans)} shards are made; make the rest first")
-    train = [record for plan, record in zip(plans, records, strict=True) if plan.split == "train"]
+    made = list(zip(plans, records, strict=True))
+    train = [record for plan, record in made if plan.split == "train"]
     samples = sum(record.samples for record in train)
     classes = len(teacher.classes)
     try:
@@ -78,7 +79,7 @@ def describe(
             seed=maker.seed,
             encoding=maker.encoding,
             fields=fields_of(maker.encoding, teacher.channels, teacher.size, classes, maker.soft_targets),
-            shards=tuple(map(_entry, plans, records)),
+            shards=Shards.of((plan.split, record.samples, record.sha256) for plan, record in made),
             attachments=attachments,
             samples=Totals(train=samples, holdout=sum(record.samples for record in records) - samples),
             class_histogram=tuple(sum(record.histogram[k] for record in train) for k in range(classes)),
@@ -110,7 +111,7 @@ def publish(work: ShardDirectory, manifest: Manifest, out: Path) -> Manifest:
         out.parent.mkdir(parents=True, exist_ok=True)
         with _aside(out) as aside:
             crash_point("publish:begun")
-            for entry in manifest.shards:
+            for entry in manifest.every_entry:
                 _link_or_copy(work.path / entry.name, aside / entry.name)
                 crash_point("publish:linked")
             for entry in manifest.attachments:
@@ -214,9 +215,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         write_atomic(target, source.read_bytes())
-
-
-def _entry(plan: ShardPlan, record: ShardRecord) -> ShardEntry:
-    return ShardEntry(
-        name=plan.name, split=plan.split, samples=record.samples, bytes=record.bytes, sha256=record.sha256
-    )

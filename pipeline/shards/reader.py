@@ -211,22 +211,20 @@ def _sample_bytes(manifest: Manifest) -> int:
 
 
 def _check_budget(folder: Path, manifest: Manifest, limits: Limits) -> None:
-    """Before anything is read: refuse files that are too large, and shards that are not as long as their samples."""
+    """Before anything is read: refuse files that are too large."""
     for entry in manifest.attachments:
         if entry.bytes > limits.attachment_bytes:
             most = limits.attachment_bytes
             raise ShardError(f"{folder / entry.name}: {entry.bytes} bytes; at most {most} are read of an attachment")
-    for entry in manifest.shards:
-        claim = f"{folder / entry.name}: {entry.samples} samples in {entry.bytes} bytes"
-        if entry.bytes > limits.shard_bytes:
-            raise ShardError(f"{claim}; at most {limits.shard_bytes} are read")
-        if entry.bytes != shard_bytes(entry.samples, manifest.fields):
-            raise ShardError(f"{claim} cannot be; they take {shard_bytes(entry.samples, manifest.fields)}")
+    for run in (*manifest.shards.train, *manifest.shards.holdout):
+        length = shard_bytes(run.samples, manifest.fields)
+        if length > limits.shard_bytes:
+            raise ShardError(f"{folder}: shards of {length} bytes; at most {limits.shard_bytes} are read")
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
     """Exactly the manifest's shards and attachments must be there; files of other types, such as a card, may be."""
-    expected = {entry.name for entry in (*manifest.shards, *manifest.attachments)}
+    expected = {entry.name for entry in (*manifest.every_entry, *manifest.attachments)}
     found = {path.name for path in folder.iterdir() if path.name.lower().endswith(_NAMED)}
     if expected - found:
         missing = folder / min(expected - found)

@@ -24,7 +24,7 @@ from pipeline.shards.manifest import (
     FORMAT_VERSION,
     AttachmentEntry,
     Manifest,
-    ShardEntry,
+    Shards,
     Split,
     Totals,
     fields_of,
@@ -90,8 +90,7 @@ def write_dataset(
         content = encode_shard(images[part], logits[part], None, cls[part], "png", split, index)
         (folder / shard_name(split, index)).write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
-        name = shard_name(split, index)
-        entries.append(ShardEntry(name=name, split=split, samples=count, bytes=len(content), sha256=digest))
+        entries.append((split, count, digest))
         start += count
     total, size, classes = sum(train), images.shape[-1], logits.shape[1]
     manifest = Manifest(
@@ -107,7 +106,7 @@ def write_dataset(
         seed=0,
         encoding="png",
         fields=fields_of("png", images.shape[1], size, classes, soft_targets=False),
-        shards=tuple(entries),
+        shards=Shards.of(entries),
         attachments=tuple(_attached(folder, attachment) for attachment in sorted(beside)),
         samples=Totals(train=total, holdout=sum(holdout)),
         class_histogram=tuple(torch.bincount(cls[:total], minlength=classes).tolist()),

@@ -18,7 +18,8 @@ from pipeline.shards.manifest import (
     FORMAT_VERSION,
     AttachmentEntry,
     Manifest,
-    ShardEntry,
+    Shards,
+    Split,
     Totals,
     fields_of,
     manifest_bytes,
@@ -175,7 +176,7 @@ def numbers_of(count: int) -> torch.Tensor:
 def write_dataset(folder: Path, method: str, classes: tuple[str, ...]) -> None:
     """Two train shards of 4 images; image i is of grey level 10 * i and of class i % classes."""
     folder.mkdir(parents=True)
-    count, entries = len(classes), list[ShardEntry]()
+    count, entries = len(classes), list[tuple[Split, int, str]]()
     for index in range(2):
         numbers = torch.arange(4) + 4 * index
         images = (10 * numbers).to(torch.uint8).view(4, 1, 1, 1).expand(4, 1, 8, 8).contiguous()
@@ -183,9 +184,7 @@ def write_dataset(folder: Path, method: str, classes: tuple[str, ...]) -> None:
         content = encode_shard(images, torch.zeros(4, count), None, cls, "png", "train", index)
         name = f"train-{index:05d}.tar"
         (folder / name).write_bytes(content)
-        entries.append(
-            ShardEntry(name=name, split="train", samples=4, bytes=len(content), sha256=sha256_bytes(content))
-        )
+        entries.append(("train", 4, sha256_bytes(content)))
     # The report takes class names from the teacher; a manifest may not carry the hostile ones.
     card = Card(
         arch="lenet5",
@@ -206,7 +205,7 @@ def write_dataset(folder: Path, method: str, classes: tuple[str, ...]) -> None:
         seed=0,
         encoding="png",
         fields=fields_of("png", 1, 8, count, soft_targets=False),
-        shards=tuple(entries),
+        shards=Shards.of(entries),
         attachments=(),
         samples=Totals(train=8, holdout=0),
         class_histogram=tuple(int((numbers_of(count) == k).sum()) for k in range(count)),

@@ -22,7 +22,7 @@ from pipeline.shards.manifest import (
     FORMAT_VERSION,
     Encoding,
     Manifest,
-    ShardEntry,
+    Shards,
     Split,
     Totals,
     fields_of,
@@ -34,6 +34,8 @@ from pipeline.shards.publish import describe, finish, publish
 from pipeline.shards.reader import Dataset, Samples, Tally
 from pipeline.shards.work import Attachments, ShardDirectory, ShardRecord, plan, work_key
 from tests.support import CPU
+
+File = tuple[Split, int, str]  # split, number of samples and sha256 of a shard's file
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -197,14 +199,14 @@ def write_dataset(folder: Path, data: Data) -> dict[Split, list[Samples]]:
     """Write a whole dataset; returns what went into it."""
     folder.mkdir(parents=True, exist_ok=True)
     made: dict[Split, list[Samples]] = {"train": [], "holdout": []}
-    entries: list[ShardEntry] = []
+    entries: list[File] = []
     tally = Tally(data.classes)
     for split, counts in (("train", data.train), ("holdout", data.holdout)):
         for index, count in enumerate(counts):
             samples = draw_samples(data, count, data.seed * 1000 + len(entries))
             content = encode_samples(samples, data.encoding, split, index)
             (folder / shard_name(split, index)).write_bytes(content)
-            entries.append(entry_of(content, split, index, count))
+            entries.append((split, count, sha256_bytes(content)))
             made[split].append(samples)
             if split == "train":
                 tally.add(samples.logits, samples.cls)
@@ -219,17 +221,7 @@ def publish_dataset(folder: Path, data: Data) -> Manifest:
     return finish(folder, Dataset.open(folder).manifest)
 
 
-def entry_of(content: bytes, split: Split, index: int, count: int) -> ShardEntry:
-    return ShardEntry(
-        name=shard_name(split, index),
-        split=split,
-        samples=count,
-        bytes=len(content),
-        sha256=sha256_bytes(content),
-    )
-
-
-def manifest_of(data: Data, entries: list[ShardEntry], tally: Tally) -> Manifest:
+def manifest_of(data: Data, entries: list[File], tally: Tally) -> Manifest:
     return Manifest(
         format_version=FORMAT_VERSION,
         method="noise",
@@ -248,7 +240,7 @@ def manifest_of(data: Data, entries: list[ShardEntry], tally: Tally) -> Manifest
         seed=7,
         encoding=data.encoding,
         fields=data.fields,
-        shards=tuple(entries),
+        shards=Shards.of(entries),
         attachments=(),
         samples=Totals(train=sum(data.train), holdout=sum(data.holdout)),
         class_histogram=tuple(tally.histogram),
@@ -263,7 +255,7 @@ def forge(folder: Path, content: bytes, data: Data, samples: int = 1) -> Path:
     tally = Tally(data.classes)
     tally.histogram[0] = tally.agreed = samples
     one = replace(data, train=(samples,), holdout=())
-    manifest = manifest_of(one, [entry_of(content, "train", 0, samples)], tally)
+    manifest = manifest_of(one, [("train", samples, sha256_bytes(content))], tally)
     (folder / "manifest.json").write_bytes(manifest_bytes(manifest))
     return folder
 

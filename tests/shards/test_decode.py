@@ -80,7 +80,7 @@ def test_any_dataset_reads_back_as_it_was_written(data: Data) -> None:
         for split in ("train", "holdout"):
             if made[split]:
                 assert equal(dataset.load(split), together(made[split]))
-        for entry in dataset.manifest.shards:
+        for entry in dataset.manifest.every_entry:
             assert entry.bytes == shard_bytes(entry.samples, data.fields)
 
 

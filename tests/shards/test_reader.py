@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import ShardError
-from pipeline.shards.manifest import Limits
+from pipeline.core.files import sha256_bytes
+from pipeline.shards.manifest import Limits, ShardEntry
 from pipeline.shards.reader import Dataset, Samples
 from tests.shards.support import (
     Data,
     draw_samples,
     encode_samples,
-    entry_of,
     equal,
     resealed,
     together,
@@ -137,19 +137,23 @@ def test_counts_are_those_of_the_samples(tmp_path: Path) -> None:
 
 def test_budgets_are_checked_before_a_shard_is_read(tmp_path: Path) -> None:
     write_dataset(tmp_path, Data())
-    with pytest.raises(ShardError, match=r"train-00000\.tar: 3 samples in 10240 bytes"):
+    with pytest.raises(ShardError, match="shards of 10240 bytes; at most 10239 are read"):
         Dataset.open(tmp_path, Limits(shard_bytes=10239))
-    with pytest.raises(ShardError, match="samples in 10240 bytes; at most"):
+    with pytest.raises(ShardError, match="shards of 10240 bytes; at most 200"):
         Dataset.open(tmp_path, Limits(shard_bytes=200))
 
 
 def test_a_shard_is_as_long_as_its_samples(tmp_path: Path) -> None:
     write_dataset(tmp_path, Data())
-    shards = json.loads((tmp_path / "manifest.json").read_bytes())["shards"]
-    for length in (shards[0]["bytes"] - 512, shards[0]["bytes"] + 10240):
-        reseal(tmp_path, shards=[shards[0] | {"bytes": length}, *shards[1:]])
-        with pytest.raises(ShardError, match=rf"00000\.tar: \d samples in {length} bytes cannot be; they take 10240"):
-            Dataset.open(tmp_path)
+    shard = tmp_path / "train-00000.tar"
+    content = shard.read_bytes()
+    for other in (content[:-512], content + bytes(10240)):
+        shard.write_bytes(other)
+        shards = json.loads((tmp_path / "manifest.json").read_bytes())["shards"]
+        shards["train"][0]["sha256"][0] = sha256_bytes(other)
+        reseal(tmp_path, shards=shards)
+        with pytest.raises(ShardError, match=rf"00000\.tar: {len(other)} bytes, the manifest says 10240"):
+            Dataset.open(tmp_path).load("train")
 
 
 def test_a_dataset_reached_through_a_linked_folder_is_read(tmp_path: Path) -> None:
@@ -160,6 +164,7 @@ def test_a_dataset_reached_through_a_linked_folder_is_read(tmp_path: Path) -> No
 
 def test_an_entry_that_is_not_of_the_folder_is_refused(tmp_path: Path) -> None:
     write_dataset(tmp_path, Data())
-    foreign = entry_of(encode_samples(draw_samples(Data(), 3, 9), "npy"), "train", 0, 3)
+    content = encode_samples(draw_samples(Data(), 3, 9), "npy")
+    foreign = ShardEntry("train", 0, 3, len(content), sha256_bytes(content))
     with pytest.raises(ShardError, match="sha256 differs"):
         Dataset.open(tmp_path).read(foreign)

@@ -70,7 +70,7 @@ class ShardEntry(NamedTuple):
     """One shard file, as a reader looks for it."""
 
     split: Split
-    index: int  # within its split
+    number: int  # within its split, from 0
     samples: int
     bytes: int
     sha256: str
@@ -78,7 +78,7 @@ class ShardEntry(NamedTuple):
     @property
     def name(self) -> str:
         """Of the file."""
-        return shard_name(self.split, self.index)
+        return shard_name(self.split, self.number)
 
 
 class ShardRun(Block):

@@ -104,7 +104,7 @@ class Dataset:
             ShardError: its bytes are not those of the manifest, or not what they must be; names file and member.
         """
         content = self._content(entry, self._limits.shard_bytes)
-        shape = ShardShape(entry.split, entry.index, entry.samples, self.manifest.fields)
+        shape = ShardShape(entry.split, entry.number, entry.samples, self.manifest.fields)
         return to_samples(decode_shard(content, shape, str(self.folder / entry.name)))
 
     def attachment(self, entry: AttachmentEntry) -> bytes:

@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PYRIGHT_PYTHON_GLOBAL_NODE := off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check-style slow bench
+.PHONY: help setup demo test check-style slow bench attack
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,9 @@ test: check-style ## The same, then run the tests (without the slow ones)
 
 slow: setup ## Run every test, the slow ones too
 	$(RUN) pytest -n 2 --dist loadfile -m "slow or not slow"
+
+attack: setup ## Damage, kill, fill disks, run two at once: the score card (about an hour; goes on where it was stopped)
+	$(RUN) OMP_NUM_THREADS=1 python -m tests.attack
 
 bench: setup ## Measure speeds, side by side with plain reference code
 	$(RUN) python -m benchmarks

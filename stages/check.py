@@ -79,6 +79,7 @@ def find(settings: Settings) -> Findings:
     if matrix:
         classes = consistency.least_classes(data, teacher) if data and teacher else 2
         found.errors += consistency.of_matrix(matrix, settings, classes)
+        found.warnings += consistency.few_images(matrix, settings, classes)
     if data and teacher:
         found.errors += consistency.of_classes(data, teacher)
         found.errors += consistency.of_teacher(data, teacher, net)

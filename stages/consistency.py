@@ -29,6 +29,7 @@ from stages.synthesize import MethodBlock, ShardParams
 
 __all__ = [
     "Images",
+    "few_images",
     "images_of",
     "least_classes",
     "missing_files",
@@ -161,6 +162,20 @@ def of_matrix(matrix: Matrix, settings: Settings, classes: int) -> Iterator[str]
     yield from _references(matrix)
     yield from _few_shot(matrix, settings, classes)
     yield from _proxies(matrix, settings)
+
+
+def few_images(matrix: Matrix, settings: Settings, classes: int) -> Iterator[str]:
+    """Real images that are drawn at random, so that a class may have fewer than a last step on them takes."""
+    try:
+        few, _ = few_shot_of(settings.mapping("few_shot"))
+        count = settings.slice(f"methods.{few.dataset}.count") if matrix.few_shot else None
+    except ParamsError:  # reported by those who look at these blocks
+        return
+    if isinstance(count, int) and few.per_class <= count / classes < 2 * few.per_class + 10:
+        yield (
+            f"few_shot.per_class: {few.per_class}: methods.{few.dataset}.count ({count}) gives each of {classes} classes "
+            f"about {count / classes:.0f} images; a class that gets fewer than {few.per_class} stops the run"
+        )
 
 
 def of_teacher(data: DataBlock | NoData, teacher: TeacherBlock, net: nn.Module | None) -> Iterator[str]:

@@ -284,6 +284,16 @@ def test_the_classes_of_a_folder_are_counted(digits: dict[str, Any], tmp_path: P
     )
 
 
+@pytest.mark.parametrize(("count", "warned"), [(100, True), (200, True), (299, True), (300, False), (1300, False)])
+def test_a_class_that_may_get_too_few_real_images_is_a_warning(
+    digits: dict[str, Any], count: int, warned: bool
+) -> None:
+    put("matrix.few_shot", ["zskd"])(digits)
+    put("methods.real.count", count)(digits)
+    found = [line for line in check.find(Settings(digits)).warnings if line.startswith("few_shot.per_class: 10: ")]
+    assert len(found) == warned
+
+
 def test_a_published_teacher_that_does_not_exist_is_found(project_root: Path) -> None:
     params = read_params(project_root / "presets" / "imagenet.yaml")
     put("teacher.name", "resnt50")(params)

@@ -210,9 +210,7 @@ def test_students_can_be_finished_on_a_few_real_images(tmp_path: Path, make_proj
     assert "is right" in project.run("python", "-m", "stages.check")
     finishing = {"few_shot@noise-small-0", "evaluate_few_shot@noise-small-0"}
     assert project.repro() >= {*cells("noise", "small"), *cells("real", "small"), *finishing}
-    assert modules(project, "few_shot/small") == imported(
-        project, "few_shot/small", "stages.distill-noise_few_shot-small-0"
-    )
+    assert modules(project, "few_shot/small") == imported(project, "few_shot/small", "few_shot@noise-small-0")
     metrics = json.loads((project.root / "data/metrics/noise_few_shot-small-0.json").read_text())
     assert (metrics["data_free"], metrics["method"]) == (False, "noise_few_shot")
     assert json.loads((project.root / "data/metrics/noise-small-0.json").read_text())["data_free"]
@@ -276,7 +274,7 @@ def test_a_proxy_is_measured_again_when_its_code_changes(tmp_path: Path, make_pr
     made = {f"synthesize@{name}", f"evaluate_proxy@{name}"}
     assert project.repro() == {"teacher", *made, *cells(name, "small"), "report"}
     consumer = f"evaluate_proxy/{name}"
-    assert modules(project, consumer) == imported(project, consumer, f"stages.evaluate---proxy-{name}")
+    assert modules(project, consumer) == imported(project, consumer, f"evaluate_proxy@{name}")
     assert json.loads((project.root / f"data/metrics/{name}-proxy.json").read_text())["arch"] == "resnet8"
     assert f"{name}-proxy.json" in project.run("dvc", "metrics", "show")
 

@@ -514,3 +514,39 @@ def test_complex_weights_are_refused(small: Small) -> None:
 def test_checkpoints_from_before_num_batches_tracked_load(small: Small) -> None:
     weights = {name: value for name, value in state_of(small).items() if not name.endswith("num_batches_tracked")}
     load_into(small, weights, "file")
+
+
+WITHOUT_COMPILER = """
+import sys
+import torch
+from pathlib import Path
+from pipeline import nets
+from pipeline.classifier import Classifier, TeacherCard
+for folder in sys.argv[1:]:
+    teacher = Classifier.load(Path(folder), TeacherCard)
+    card = teacher.card
+    teacher(torch.zeros(2, card.channels, card.size, card.size))
+sys.stdout.write(str("torch._dynamo" in sys.modules))
+"""
+
+
+def test_loading_one_does_not_load_the_compiler(tmp_path: Path) -> None:
+    """torch imports it, which takes seconds, where normal numbers are asked for on the device `meta`."""
+    arches = [
+        ("lenet5_bn", 1, 16),
+        ("resnet8", 3, 16),
+        ("wrn_10_1", 3, 16),
+        ("vgg11_bn", 3, 32),
+        ("mobilenet_v2", 3, 32),
+    ]
+    for arch, channels, size in arches:
+        changes = {"channels": channels, "size": size, "mean": (0.5,) * channels, "std": (0.5,) * channels}
+        made(arch=arch, **changes).save(tmp_path / arch)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COMPILER, *(str(tmp_path / arch) for arch, _, _ in arches)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("False", 0), done.stderr

@@ -41,9 +41,10 @@ def he(net: nn.Module) -> None:
 
     The fan is the number of inputs (of a depthwise convolution: of its one channel), so that activations keep
     their scale going forward. Normalisation layers start at weight 1 and bias 0, as their constructors leave them.
+    Where there are shapes alone (device `meta`) there is nothing to do, and torch would import its compiler to do it.
     """
     for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -8,8 +8,8 @@ from pathlib import Path
 __all__ = ["damage"]
 
 
-def damage(files: list[Path], rng: random.Random) -> str:
-    """Damage one of the files; returns what was done to which."""
+def damage(files: list[Path], rng: random.Random, *, lost: bool = True) -> str:
+    """Damage one of the files; returns what was done to which. Without `lost` something stays in its place."""
     kinds: dict[str, Callable[[Path, list[Path], random.Random], None]] = {
         "a bit flipped": _flip,
         "64 bytes zeroed": _zero,
@@ -23,6 +23,8 @@ def damage(files: list[Path], rng: random.Random) -> str:
         "another file's content": _other,
     }
     weights = [6, 3, 3, 2, 2, 1, 1, 1, 1, 2]
+    if not lost:
+        weights[list(kinds).index("gone")] = 0
     path = rng.choice(files)
     kind = rng.choices(list(kinds), weights)[0]
     kinds[kind](path, files, rng)

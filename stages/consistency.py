@@ -173,8 +173,8 @@ def few_images(matrix: Matrix, settings: Settings, classes: int) -> Iterator[str
         return
     if isinstance(count, int) and few.per_class <= count / classes < 2 * few.per_class + 10:
         yield (
-            f"few_shot.per_class: {few.per_class}: methods.{few.dataset}.count ({count}) gives each of {classes} classes "
-            f"about {count / classes:.0f} images; a class that gets fewer than {few.per_class} stops the run"
+            f"few_shot.per_class: {few.per_class}: methods.{few.dataset}.count ({count}) gives each of {classes} "
+            f"classes about {count / classes:.0f} images; a class that gets fewer than {few.per_class} stops the run"
         )
 
 

@@ -22,15 +22,13 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from . import nets
 from .core.errors import ParamsError, PipelineError, TeacherError, TrainingError
 from .core.files import canonical_json, sha256_bytes, write_atomic
+from .core.images import MAX_CLASSES, Channels, Side
 from .core.params import Block, build
 from .nets.weights import DamagedError, Shapes, fill, fitting, load_into, read, read_safetensors, reported
 
 __all__ = [
     "CARD",
     "CODE",
-    "MAX_CHANNELS",
-    "MAX_CLASSES",
-    "MAX_SIZE",
     "WEIGHTS",
     "Built",
     "Card",
@@ -49,7 +47,6 @@ __all__ = [
 ]
 
 WEIGHTS, CODE, CARD = "model.safetensors", "net.py", "card.json"
-MAX_CLASSES, MAX_CHANNELS, MAX_SIZE = 100_000, 64, 8192
 
 _MAX_CARD = 16 << 20  # bytes
 _PYTHON = "python:"
@@ -76,8 +73,8 @@ class Card(Block):
 
     arch: Text  # as in `nets.build`; `python:net.py:CALLABLE` is relative to the classifier's folder
     classes: Annotated[tuple[Text, ...], Field(min_length=2, max_length=MAX_CLASSES)]
-    channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
-    size: Annotated[int, Field(ge=1, le=MAX_SIZE)]  # height and width in pixels
+    channels: Channels
+    size: Side
     mean: tuple[float, ...]  # per channel, in [0, 1] units
     std: tuple[Annotated[float, Field(gt=0)], ...]
     sha256: Annotated[str, Field(pattern=r"\A([0-9a-f]{64})?\z")]  # of the weights' file; empty before it is saved

@@ -96,6 +96,7 @@ def test_agreement_is_the_share_of_equal_classes():
     assert toy.agreement(ours, ours, points) == 100
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_bytes_and_pictures_of_the_promised_size():
     torch.manual_seed(1)
     png, gif = toy.pictures(0, 30)

@@ -1,9 +1,17 @@
 """The only place that knows pixel ranges: images are [0, 1] floats, uint8 on disk, normalised inside a network."""
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
-__all__ = ["from_uint8", "to_uint8", "to_unit"]
+__all__ = ["MAX_CHANNELS", "MAX_CLASSES", "MAX_SIZE", "Channels", "Side", "from_uint8", "to_uint8", "to_unit"]
+
+MAX_CLASSES, MAX_CHANNELS, MAX_SIZE = 100_000, 64, 8192  # of teachers, and so of datasets; readers refuse more
+
+Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIZE)]  # height and width in pixels
 
 
 def to_uint8(images: Tensor) -> Tensor:

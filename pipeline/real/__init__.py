@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from pydantic import PositiveInt
 from torch import Tensor
 
 from ..core.errors import DataError
 from ..core.files import sha256_bytes
+from ..core.images import Side
 from ..core.params import Block, build_one_of
 
 __all__ = ["DataBlock", "Labelled", "NoData", "Samples", "Split", "collect", "load", "parse"]
@@ -37,7 +37,7 @@ class DataBlock(Block):
     """A set of real images, resized and with the channels that are asked for."""
 
     source: str
-    size: PositiveInt  # height and width in pixels
+    size: Side
     channels: Literal[1, 3]
 
     @property

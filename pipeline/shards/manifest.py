@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
-from ..classifier import MAX_CHANNELS, MAX_CLASSES, MAX_SIZE, Card, Sha256
+from ..classifier import Card, Sha256
 from ..core.errors import ShardError
 from ..core.files import canonical_json, sha256_bytes
+from ..core.images import MAX_CHANNELS, MAX_CLASSES, MAX_SIZE
 from ..core.params import Block
 from .layout import COLOUR_TYPES, Encoding, Split, archive_bytes, key_of, member_bytes, shard_name
 from .opening import read_whole

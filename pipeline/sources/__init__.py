@@ -16,7 +16,7 @@ from ..core.checkpoint import Checkpoint
 from ..core.device import Compute
 from ..core.errors import ParamsError, TeacherError
 from ..core.files import sha256_file
-from ..core.images import from_uint8
+from ..core.images import Channels, Side, from_uint8
 from ..core.params import Block, build, build_one_of
 from ..core.progress import track
 from ..core.rng import stream
@@ -54,8 +54,8 @@ class _Given(Block):
     """What a file of weights does not say."""
 
     classes: Classes
-    channels: PositiveInt
-    size: PositiveInt  # height and width in pixels
+    channels: Channels
+    size: Side
     mean: Mean  # per channel, in [0, 1] units
     std: Std
 
@@ -93,7 +93,7 @@ class _Published(Block):
     name: Name
     weights: Name  # "DEFAULT", or one of the names published for this network
     classes: Classes
-    size: PositiveInt | None  # height and width in pixels
+    size: Side | None
     mean: Annotated[tuple[float, ...], Field(min_length=3, max_length=3)] | None
     std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=3, max_length=3)] | None
 

@@ -156,10 +156,10 @@ def test_a_manifest_that_no_reader_takes_is_not_written(
 
 def test_shards_that_no_manifest_may_hold_are_one_line():
     large = ShardRecord(
-        name="train-00000.tar", samples=1, bytes=LIMITS.shard_bytes + 1, sha256="1" * 64, histogram=(1, 0, 0, 0),
+        name="train-00000.tar", samples=LIMITS.shard_samples + 1, bytes=1, sha256="1" * 64, histogram=(1, 0, 0, 0),
         agree=1, seconds=1.0, work="",
     )  # fmt: skip
     maker = ShardMaker(Path, 0, "noise", "png", soft_targets=False)  # pyright: ignore[reportArgumentType]
     facts = {"params": {}, "data_free": True, "steered": True, "attachments": ()}
-    with pytest.raises(WorkError, match=r"^noise: the manifest cannot say: 'bytes'.*[^\n]$"):
+    with pytest.raises(WorkError, match=r"^noise: the manifest cannot say: 'samples'.*[^\n]$"):
         describe(plan(1, 1, 0), [large], maker, teacher=linear_teacher().card, **facts)

@@ -48,8 +48,8 @@ def test_a_larger_plan_contains_the_smaller_one():
         (-7, 0, "methods.noise.count: -7: .*nearest: 5"),
         (10, 3, "shards.holdout: 3: .*nearest: 0 or 5"),
         (10, -5, "shards.holdout: -5: .*nearest: 0"),
-        (2_000_000_000, 0, "count: 2000000000: makes 400000000 shards .*at most 100000; set shards.size to 20000"),
-        (500_000, 5, "count: 500000: makes 100001 shards .* set shards.size to 6"),
+        (2_000_000_000, 0, "count: 2000000000: makes 400000000 shards .*at most 1000000; set shards.size to 2000"),
+        (5_000_000, 5, "count: 5000000: makes 1000001 shards .* set shards.size to 6"),
     ],
 )
 def test_counts_that_are_not_whole_shards_are_refused_with_the_nearest_ones(count: int, holdout: int, message: str):

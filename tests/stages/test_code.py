@@ -79,6 +79,7 @@ MAIN = {
 }
 
 
+@pytest.mark.slow
 def test_touching_a_module_changes_the_files_that_hold_it(tree: SourceTree, settings: Settings) -> None:
     before = texts(tree, settings)
     for module, path in tree.modules.items():

@@ -30,8 +30,9 @@ REAL = (-0.1, 0.0, 1e-9, 1e-4, 0.01, 0.3, 0.5, 1.0, 1.5, 2.0, 10.0, 1e4, 1e30)
 HUGE = (10**6 + 1, 2 * 10**9, 2**31 - 1, 2**31, 2**63)
 WORDS = ("adam", "adamw", "sgd", "cosine", "constant", "clamp", "rescale", "free", "last", "best", "normal", "uniform",
          "zeros", "border", "stored", "live", "hard", "balanced", "random", "train", "eval", "head", "hidden2",
-         "nowhere", "auto", "student", "teacher", "interpolated", "png", "npy", "float32", "bfloat16", "digits", "none", "lenet5",
-         "lenet5_half", "lenet5_bn", "resnet8", "wrn_10_1", "vgg11_bn", "mobilenet_v2", "real", "noise")  # fmt: skip
+         "nowhere", "auto", "student", "teacher", "interpolated", "png", "npy", "float32", "bfloat16", "digits", "none",
+         "lenet5", "lenet5_half", "lenet5_bn", "resnet8", "wrn_10_1", "vgg11_bn", "mobilenet_v2", "real",
+         "noise")  # fmt: skip
 MOST = {"steps": 3, "epochs": 2, "steps_per_epoch": 2, "iterations": 2, "student_steps": 2, "rounds": 2, "count": 100,
         "images": 40, "warmup": 2, "warmup_epochs": 2}  # fmt: skip
 # Numbers that no check can judge: the training says so itself.

@@ -18,6 +18,7 @@ def cells(method: str, student: str, seed: int = 0) -> set[str]:
     return {f"distill@{method}-{student}-{seed}", f"evaluate@{method}-{student}-{seed}"}
 
 
+@pytest.mark.slow
 def test_the_rerun_table_in_small(project) -> None:
     """First run, then each file of code fingerprints against what was imported, then a student's parameter and back."""
     everything = {"teacher", "synthesize@noise", *cells("noise", "small"), "report"}

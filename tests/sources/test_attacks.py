@@ -46,6 +46,9 @@ PICKLED = {
     "t7-two-pickles": "ambiguous archive: 2 members named data.pkl",
     "t7-same-name-twice": "ambiguous archive: a member name stands twice",
     "t7-parent-folder": r"ambiguous archive: member name 'x/../../evil'",
+    "t8-overlapping-members": "damaged|ambiguous",
+    "t8-zip64-elsewhere": "damaged|ambiguous",
+    "t8-misnamed-members": "damaged|ambiguous",
     "expanded-view": "a: claims 4000000000 bytes of a storage of 4",
     "sparse": "s: not a plain tensor",
     "raw-pickle": "not a torch checkpoint",
@@ -70,6 +73,15 @@ SAFETENSORS = {
     "t9-list": "a list, expected an object",
     "t9-not-text": "damaged safetensors header",
     "t9-empty": "header claims 0 of 0 bytes",
+    "t10-shape-wraps-to-nothing": "damaged safetensors file",
+    "t10-shape-wraps-to-one": "damaged safetensors file",
+    "t10-empty-but-far-away": "damaged safetensors file",
+    "t10-backwards": "damaged safetensors file",
+    "t10-negative": "damaged safetensors",
+    "t10-unknown-dtype-far-away": "damaged safetensors",
+    "t10-float-offsets": "damaged safetensors",
+    "t10-header-filled-up-with-nul": "damaged safetensors header",
+    "t10-length-wraps": r"its header claims \d+ of \d+ bytes",
 }
 
 
@@ -132,6 +144,27 @@ def overstated(content):
     return content[: at + 20] + struct.pack("<II", 1 << 30, 1 << 30) + content[at + 28 :]
 
 
+def overlapping(content):
+    """The same archive, each member's entry in the directory pointing to the first one's place."""
+    changed, at = bytearray(content), 0
+    while (at := content.find(b"PK\x01\x02", at) + 1) > 0:
+        changed[at + 41 : at + 45] = bytes(4)
+    return bytes(changed)
+
+
+def elsewhere(content):
+    """The same archive with a ZIP64 record that names another place and number than the record at the end."""
+    end = content.rindex(b"PK\x05\x06")
+    far = struct.pack("<4sQHHLLQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 1 << 33, 1 << 33, 1 << 40, 1 << 40)
+    return content[:end] + far + struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1) + content[end:]
+
+
+def misnamed(content):
+    """The same archive, its members called otherwise where they stand than in the directory."""
+    at = content.index(b"PK\x01\x02")
+    return content[:at].replace(b"/data.pkl", b"/evil.pkl") + content[at:]
+
+
 def pickled_attacks(canary):
     old = {"_use_new_zipfile_serialization": False}
     plain = saved({"a": torch.zeros(2)})
@@ -152,6 +185,9 @@ def pickled_attacks(canary):
         "t7-two-pickles": zipped([*members(plain), (f"{folder}/more/data.pkl", b".")]),
         "t7-same-name-twice": zipped([*members(plain), members(plain)[0]]),
         "t7-parent-folder": zipped([*members(plain), ("x/../../evil", b"")]),
+        "t8-overlapping-members": overlapping(plain),
+        "t8-zip64-elsewhere": elsewhere(plain),
+        "t8-misnamed-members": misnamed(plain),
         "expanded-view": saved({"a": torch.zeros(1).expand(10**9)}),
         "sparse": saved({"s": sparse}),
         "raw-pickle": pickle.dumps(Evil(canary)),
@@ -183,6 +219,16 @@ def safetensors_attacks():
         "t9-list": safetensors(b"[]"),
         "t9-not-text": safetensors(b"\xff\xfe{}"),
         "t9-empty": b"",
+        # Of parsers in C and C++ that were reported this year: products and sums that wrap, checks that are skipped.
+        "t10-shape-wraps-to-nothing": safetensors({"a": entry(0, 0, (1 << 32, 1 << 32))}),
+        "t10-shape-wraps-to-one": safetensors({"a": entry(0, 4, ((1 << 64) + 1,))}, bytes(4)),
+        "t10-empty-but-far-away": safetensors({"a": entry(1 << 40, 1 << 40, (0,))}),
+        "t10-backwards": safetensors({"a": entry(8, 4)}, bytes(8)),
+        "t10-negative": safetensors({"a": entry(-4, 0)}, bytes(4)),
+        "t10-unknown-dtype-far-away": safetensors({"a": entry(1 << 40, 4) | {"dtype": "F7"}}, bytes(4)),
+        "t10-float-offsets": safetensors({"a": entry(0.0, 4.0)}, bytes(4)),
+        "t10-header-filled-up-with-nul": safetensors(json.dumps({"a": entry(0, 4)}).encode() + b"\0" * 6, bytes(4)),
+        "t10-length-wraps": struct.pack("<Q", (1 << 64) - 8) + b"{}",
     }
 
 

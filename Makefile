@@ -31,7 +31,7 @@ else
 endif
 	@touch $(STAMP)
 
-demo: setup ## Run the whole pipeline (about ten minutes on two cores), then show the headline table
+demo: setup ## Run the whole pipeline (ten to twenty minutes on two cores), then show the headline table
 	$(RUN) python -m stages.check
 	$(RUN) dvc repro
 	@awk '/^## / && seen++ { exit } { print }' data/report/report.md

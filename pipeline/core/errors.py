@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -154,4 +155,13 @@ def _line(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
         said = next(iter(str(error).splitlines()), "")
         return f"not enough memory{f' ({said})' if said else ''}; free some, or use smaller batches or fewer workers"
+    if any(kind.__name__ == "BackendCompilerFailed" for kind in type(error).__mro__):  # importing it would take seconds
+        said, cache = " ".join(str(error).split())[:200], _compiler_cache()
+        cure = f"a kill can leave a damaged file in its cache: delete {cache}, or set compute.compile: never"
+        return f"torch's compiler failed ({said}); {cure}"
     return None
+
+
+def _compiler_cache() -> str:
+    """Where torch keeps what it has compiled."""
+    return os.environ.get("TORCHINDUCTOR_CACHE_DIR") or f"{tempfile.gettempdir()}/torchinductor_*"

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,6 +64,34 @@ def test_what_the_system_refuses_is_one_line_with_a_cure(
     printed = capsys.readouterr().err
     assert said in printed
     assert printed.count("\n") == 1
+
+
+COMPILING = """
+import torch
+from pipeline.core.errors import run_or_exit
+def main():
+    print(torch.compile(lambda x: (x.sin() * 2).sum())(torch.ones(3)).item() > 0)
+run_or_exit(main)
+"""
+
+
+@pytest.mark.slow
+def test_a_compilers_cache_that_a_kill_has_damaged_is_one_line_that_says_which(tmp_path: Path) -> None:
+    def run() -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+        command = [sys.executable, "-c", COMPILING]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    assert run().stdout == "True\n"
+    objects = list(tmp_path.rglob("*.so"))
+    for path in objects:
+        path.write_bytes(path.read_bytes()[:100])
+    assert objects
+    done = run()
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f"delete {tmp_path / 'cache'}, or set compute.compile: never" in line
+    assert "Traceback" not in done.stderr
 
 
 INTERRUPTED = "interrupted; run the same command again to go on\n"

@@ -79,7 +79,9 @@ def _check_container(content: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as error:
+            for entry in entries[:_MAX_ENTRIES]:  # which compares the directory with what stands at each member
+                archive.open(entry).close()
+    except (zipfile.BadZipFile, ValueError, OverflowError, RuntimeError) as error:
         raise _RefusedError(f"damaged archive ({error})") from error
     names = [entry.filename for entry in entries]
     if len(names) > _MAX_ENTRIES:

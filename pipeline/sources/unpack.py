@@ -76,23 +76,28 @@ def _check_container(content: bytes) -> None:
         if not content.startswith(b"\x80") or _LEGACY_MAGIC not in content[:32]:
             raise _RefusedError("not a torch checkpoint")
         return
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            for entry in entries[:_MAX_ENTRIES]:  # which compares the directory with what stands at each member
-                archive.open(entry).close()
-    except (zipfile.BadZipFile, ValueError, OverflowError, RuntimeError) as error:
-        raise _RefusedError(f"damaged archive ({error})") from error
-    names = [entry.filename for entry in entries]
-    if len(names) > _MAX_ENTRIES:
-        raise _RefusedError(f"an archive of {len(names)} members, expected at most {_MAX_ENTRIES}")
-    _check_names(names)
+    entries = _members(content)
+    _check_names([entry.filename for entry in entries])
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED:
             raise _RefusedError(f"compressed member {entry.filename}, refused; torch.save writes none")
     declared = sum(entry.file_size for entry in entries)
     if declared > len(content):
         raise _RefusedError(f"its members declare {declared} bytes, but the file has {len(content)}")
+
+
+def _members(content: bytes) -> list[zipfile.ZipInfo]:
+    """What the archive's directory lists, if it is what stands at each member."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+            if len(entries) > _MAX_ENTRIES:
+                raise _RefusedError(f"an archive of {len(entries)} members, expected at most {_MAX_ENTRIES}")
+            for entry in entries:
+                archive.open(entry).close()  # which compares the two
+    except (zipfile.BadZipFile, ValueError, OverflowError, RuntimeError) as error:
+        raise _RefusedError(f"damaged archive ({error})") from error
+    return entries
 
 
 def _check_names(names: list[str]) -> None:

@@ -266,7 +266,7 @@ def dvc(bench: Bench, number: int, seed: int) -> tuple[str, str]:
         place = folder / name
         shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
     kills = 0
-    while kills < MOST and _repro(bench, rng.uniform(1, 16), rng.choice([signal.SIGKILL, signal.SIGTERM])) is None:
+    while kills < MOST and _repro(bench, rng.uniform(1, 10), rng.choice([signal.SIGKILL, signal.SIGTERM])) is None:
         kills += 1
     status = _repro(bench, 0)
     if status:
@@ -319,10 +319,10 @@ def _repository(folder: Path) -> None:
 # How many trials, and how one is made.
 KINDS: dict[str, tuple[int, Callable[[Bench, int, int], tuple[str, str]]]] = {
     "work": (1000, work),
-    "growth": (180, growth),
-    "outputs": (280, outputs),
+    "growth": (120, growth),
+    "outputs": (200, outputs),
     "kills": (100, kills),
-    "dvc": (60, dvc),
+    "dvc": (8, dvc),
     "clock": (60, clock),
     "disk": (80, disk),
     "users": (60, users),

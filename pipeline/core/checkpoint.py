@@ -50,8 +50,8 @@ class _Stored(NamedTuple):
 class Checkpoint:
     """One resumable state under one path; a rerun after kill -9 finds the last state that was saved whole.
 
-    The file carries the sha256 of all its bytes and the name of the training that owns it: what is damaged, or was left
-    by another training, is never resumed from.
+    The file carries the sha256 of all its bytes, the name of the training that owns it and its own: what is damaged,
+    was left by another training, or is another part of this one, is never resumed from.
     """
 
     def __init__(self, path: Path, owner: str = "", *, _clock: _Clock | None = None) -> None:
@@ -80,7 +80,7 @@ class Checkpoint:
             WorkError: the disk is full.
         """
         tensors: dict[str, Tensor] = {}
-        tree = {"state": _flatten(state, tensors), "seconds": self._clock.note(), "owner": self.owner}
+        tree = {"state": _flatten(state, tensors), "seconds": self._clock.note(), **self._whose}
         content = save(tensors, metadata={_METADATA: json.dumps({"seal": _BLANK.decode(), **tree})})
         write_atomic(self.path, _sealed(content))
 
@@ -120,13 +120,20 @@ class Checkpoint:
                 names = file.keys() if tensors else ()
                 values = {name: file.get_tensor(name) for name in names}
             state = _unflatten(tree["state"], values) if tensors else {}
-            found, owner = _Stored(state, float(tree["seconds"])), tree["owner"]
+            found, whose = _Stored(state, float(tree["seconds"])), {key: tree[key] for key in self._whose}
         except (SafetensorError, LookupError, TypeError, ValueError, OSError) as error:
             cure = "delete it to start this training anew"
             raise WorkError(f"{self.path}: damaged checkpoint ({error}); {cure}") from error
-        if owner != self.owner:
+        if whose["owner"] != self.owner:
             raise WorkError(f"{self.path}: a checkpoint of another training; delete it to start this one anew")
+        if whose != self._whose:
+            raise WorkError(f"{self.path}: the content of {whose['name']}; delete it to start this training anew")
         return found
+
+    @property
+    def _whose(self) -> dict[str, str]:
+        """What a file must say of itself: parts of one training differ by name alone."""
+        return {"owner": self.owner, "name": self.path.name}
 
 
 def _sealed(content: bytes) -> bytes:

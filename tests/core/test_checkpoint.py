@@ -198,3 +198,17 @@ def test_seconds_are_those_of_all_runs_up_to_what_each_saved_last(tmp_path, monk
     now[0] += 5
     second.save({"step": 2})
     assert Checkpoint(path).seconds() == 3 + 4 + 1 + 5
+
+
+def test_another_part_of_the_same_training_is_not_resumed_from(tmp_path: Path) -> None:
+    state = Checkpoint(tmp_path / "fit.safetensors", "owner")
+    state.save({"epoch": 1})
+    state.part("round0").save({"epoch": 2})
+    for name in ("fit.safetensors", "fit-round1.safetensors"):
+        (tmp_path / name).write_bytes((tmp_path / "fit-round0.safetensors").read_bytes())
+    for other in (state, state.part("round1")):
+        with pytest.raises(WorkError, match=rf"{other.path.name}: the content of fit-round0\.safetensors; delete it"):
+            other.load()
+        with pytest.raises(WorkError, match="the content of"):
+            other.seconds()
+    assert state.part("round0").load() == {"epoch": 2}
